@@ -1,0 +1,77 @@
+"""The table of actions: index <-> (task, tool), and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tool_actors.errors import IrEnvError
+from tool_actors.toolbox import Toolbox
+
+
+@dataclass(frozen=True)
+class Action:
+    """Apply one tool."""
+
+    task: str
+    tool: str
+
+    def __str__(self) -> str:
+        return self.tool
+
+
+class ActionTable(Sequence[Action]):
+    """The (task, tool) pairs of a toolbox, in its order; the index after the last is stop.
+
+    Args:
+        toolbox: gives one action per tool.
+        low_resolution_below: an image counts as low-resolution, and may be super-resolved, while its longer side is shorter than this
+            many pixels. The published systems use 300 on photographs of 512 px and more.
+    """
+
+    def __init__(self, toolbox: Toolbox, low_resolution_below: int = 300):
+        if len(toolbox) == 0:
+            raise IrEnvError("the toolbox is empty: a policy needs at least one tool")
+        self._actions = [Action(tool.spec.task, tool.spec.name) for tool in toolbox]
+        self._index = {action.tool: index for index, action in enumerate(self._actions)}
+        self._enlarges = np.array([tool.spec.scale > 1 for tool in toolbox])
+        self.low_resolution_below = low_resolution_below
+
+    @property
+    def stop(self) -> int:
+        return len(self._actions)
+
+    @property
+    def n(self) -> int:
+        """Number of actions with stop: the size of the ``Discrete`` action space."""
+        return len(self._actions) + 1
+
+    def index(self, tool: str) -> int:  # type: ignore[override]
+        """The index of a tool's action, or of ``"stop"``."""
+        if tool == "stop":
+            return self.stop
+        if tool not in self._index:
+            raise IrEnvError(f"no action uses the tool {tool!r}; there are {', '.join(self._index)} and stop")
+        return self._index[tool]
+
+    def name(self, index: int) -> str:
+        return "stop" if index == self.stop else self._actions[index].tool
+
+    def mask(self, size: tuple[int, int], history: Sequence[int]) -> np.ndarray:
+        """int8 (n,): 1 where an action is allowed.
+
+        Only super-resolution is ever forbidden: it is allowed once, and while the image is low-resolution. Repeats and tools for
+        degradations that are not there can help, so they stay allowed; stop always is.
+        """
+        mask = np.ones(self.n, np.int8)
+        if max(size) >= self.low_resolution_below or any(self._enlarges[index] for index in history if index != self.stop):
+            mask[:-1][self._enlarges] = 0
+        return mask
+
+    def __getitem__(self, index):
+        return self._actions[index]
+
+    def __len__(self) -> int:
+        return len(self._actions)

@@ -1,0 +1,21 @@
+"""The one shim: basicsr 1.4.2 imports ``torchvision.transforms.functional_tensor``, which torchvision removed in 0.17."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+
+
+def import_basicsr():
+    """``basicsr``, after putting back the one function that it looks for in the removed module."""
+    name = "torchvision.transforms.functional_tensor"
+    if "basicsr" not in sys.modules and name not in sys.modules and importlib.util.find_spec(name) is None:
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        module = types.ModuleType(name)
+        module.rgb_to_grayscale = rgb_to_grayscale
+        sys.modules[name] = module
+    import basicsr
+
+    return basicsr

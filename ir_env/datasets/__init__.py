@@ -1,0 +1,49 @@
+"""Where episodes start: clean photographs and how they are degraded, or ready pairs on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ir_env.datasets.base import Dataset, Pair, Sample
+from ir_env.datasets.mio100 import MiO100Dataset
+from ir_env.datasets.photos import BuiltinPhotos, FolderPhotos, Photos, load_photos
+from ir_env.datasets.synthesised import SynthesisedDataset
+from tool_actors.errors import IrEnvError
+
+__all__ = [
+    "BuiltinPhotos",
+    "Dataset",
+    "FolderPhotos",
+    "MiO100Dataset",
+    "Pair",
+    "Photos",
+    "Sample",
+    "SynthesisedDataset",
+    "load_dataset",
+    "load_photos",
+]
+
+
+def load_dataset(spec: Mapping | str | Path | Dataset | None = None) -> Dataset:
+    """A dataset from a description that fits in a configuration file.
+
+    Args:
+        spec: a mapping of the arguments of :class:`SynthesisedDataset` (``{"photos": "builtin", "split": "train", "crop_size": 64,
+            "combos": "A,B,C"}``) or, with ``"mio100": folder``, of :class:`MiO100Dataset`; the name ``"builtin"`` or a folder of
+            photographs for the defaults; a dataset as it is.
+    """
+    if spec is None:
+        return SynthesisedDataset()
+    if isinstance(spec, str | Path):
+        return SynthesisedDataset(photos=spec)
+    if isinstance(spec, Mapping):
+        spec = dict(spec)
+        kind = MiO100Dataset if "mio100" in spec else SynthesisedDataset
+        if kind is MiO100Dataset:
+            spec["folder"] = spec.pop("mio100")
+        try:
+            return kind(**spec)
+        except TypeError as error:
+            raise IrEnvError(f"dataset {spec}: {error}. The arguments are those of {kind.__name__}.") from error
+    return spec

@@ -1,0 +1,85 @@
+"""Clean photographs, degraded on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ir_env.datasets.base import Pair, Sample
+from ir_env.datasets.photos import Photos, Split, load_photos
+from ir_env.degradations.combos import Combos, parse_combos
+from ir_env.degradations.depth import DepthSource, load_depth_source
+from ir_env.degradations.recipe import Scene, degrade, seed_for
+from tool_actors.errors import IrEnvError
+
+
+class SynthesisedDataset:
+    """Random crops of clean photographs under random combinations of degradations.
+
+    Args:
+        photos: ``"builtin"``, a folder, or a collection.
+        split: ``"train"``, ``"heldout"`` or ``"all"`` (by photograph).
+        crop_size: side of the square crops, a multiple of 4; None takes whole photographs.
+        combos: see :func:`ir_env.degradations.parse_combos`.
+        seed: base of the seeds of (image, combination).
+        draws: how many different degradations of one (image, combination) may be drawn.
+        severity: see :func:`ir_env.degradations.degrade`.
+        depth: ``None`` for synthetic depth, or a folder of depth maps.
+    """
+
+    def __init__(
+        self,
+        photos: str | Path | Photos = "builtin",
+        split: Split = "all",
+        crop_size: int | None = 64,
+        combos: str | Iterable[str] | Combos = "A,B,C",
+        seed: int = 0,
+        draws: int = 1_000_000,
+        severity: float | None = None,
+        depth: str | Path | DepthSource | None = None,
+    ):
+        self.photos = load_photos(photos, split)
+        self.combos = parse_combos(combos)
+        if crop_size is not None and (crop_size < 32 or crop_size % 4):
+            raise IrEnvError(f"crop_size must be a multiple of 4 and at least 32, or None for whole photographs; not {crop_size}")
+        self.crop_size, self.seed, self.draws, self.severity = crop_size, seed, draws, severity
+        self.depth = load_depth_source(depth)
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        names = self.photos.names
+        return self._draw(rng, names[int(rng.integers(len(names)))], self.combos.draw(rng))
+
+    def draw_evenly(self, rng: np.random.Generator, count: int) -> list[Sample]:
+        """Samples that go round the photographs and, where all are equally likely, the combinations."""
+        names, entries = self.photos.names, self.combos.entries
+        even = len(set(self.combos.weights)) == 1
+        samples = []
+        for index in range(count):
+            combo = entries[index % len(entries)] if even else self.combos.draw(rng)
+            # one photo further after each round of combinations, so that every pair of the two comes up
+            samples.append(self._draw(rng, names[(index + index // len(entries)) % len(names)], combo))
+        return samples
+
+    def _draw(self, rng: np.random.Generator, name: str, combo: tuple[str, ...]) -> Sample:
+        box = None
+        if self.crop_size is not None:
+            height, width = self.photos.load(name).shape[:2]
+            if min(height, width) < self.crop_size:
+                raise IrEnvError(f"photograph {name!r} is {width}x{height}, smaller than crop_size {self.crop_size}; lower it or remove the file")
+            top, left = int(rng.integers(height - self.crop_size + 1)), int(rng.integers(width - self.crop_size + 1))
+            box = (top, left, self.crop_size, self.crop_size)
+        return Sample(name, combo, box, int(rng.integers(self.draws)))
+
+    def load(self, sample: Sample) -> Pair:
+        photo = self.photos.load(sample.photo)
+        box = sample.box or (0, 0, *photo.shape[:2])
+        top, left, height, width = box
+        clean = np.ascontiguousarray(photo[top : top + height, left : left + width])
+        if clean.shape[:2] != (height, width):
+            raise IrEnvError(f"sample {sample.id!r}: its crop lies outside the photograph, which is {photo.shape[1]}x{photo.shape[0]}")
+        scene = Scene(sample.photo, photo.shape[:2], box, self.depth)
+        place = f"{sample.photo}[{','.join(map(str, box))}]"
+        seed = seed_for(f"{place}#{sample.seed}", sample.combo, self.seed)
+        return Pair(degrade(clean, sample.combo, seed, severity=self.severity, scene=scene).image, clean)

@@ -1,0 +1,127 @@
+"""``ir_env/Restoration-v0``: one restoration action per step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from ir_env.process import Episode, RestorationProcess
+from ir_env.rendering import film_strip, show, transcript
+from ir_env.spaces import observation_space, observe
+from ir_env.starts import start_episodes
+from tool_actors.errors import IrEnvError
+
+DEFAULT_OBSERVATION_SIZE = 64
+
+
+class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
+    """Choose restoration tools for a degraded photograph, one after another, and stop.
+
+    ## Description
+    A clean photograph has been degraded by several causes at once. At each step the agent applies one tool of the toolbox to the
+    current image, or stops. Tools excel at their own degradation and harm images that do not have it, and their order matters.
+
+    ## Action Space
+    ``Discrete(n + 1)``: index i applies ``env.unwrapped.actions[i]``, a (task, tool) pair; the last index stops.
+
+    ## Observation Space
+    ``Dict``:
+
+    | key | space | meaning |
+    | --- | --- | --- |
+    | image | ``Box(0, 255, (S, S, 3), uint8)`` | RGB, a centred square of native pixels (enlarged if the image is smaller) |
+    | history | ``MultiDiscrete([n + 2] * max_steps)`` | actions so far, as index + 1; 0 where none yet |
+    | step | ``Box(0, max_steps, (1,), float32)`` | number of actions so far |
+    | action_mask | ``MultiBinary(n + 1)`` | 1 where allowed; forbids only super-resolution, except once and on low-resolution images |
+
+    ## Rewards
+    By name: ``delta_iqa`` (default: weighted increment of the metrics), ``delta_psnr`` (dB), ``final_iqa`` (weighted metrics at the
+    end); or a function of a :class:`ir_env.rewards.Transition`. A forbidden action leaves the image as it is, counts as a step and
+    is rewarded with ``invalid_reward``.
+
+    ## Starting State
+    A sample of the dataset, drawn with the seed of ``reset``. ``options`` override it:
+
+    * ``{"combo": "rain+haze"}`` fixes the degradations;
+    * ``{"sample": id}`` replays an ``info["sample"]``;
+    * ``{"image": path or uint8 array}`` starts from a user's image: with ``combo`` it is degraded first and is its own reference;
+      without, it is restored as it is, which needs metrics without reference (``metrics=["niqe", "piqe"]``).
+
+    ## Episode End
+    Terminates on stop, or when a tool fails (``info["error"]``); truncates after ``max_steps`` actions.
+
+    ## Information
+    ``metrics`` (one float per metric, in its own orientation), ``sample``, ``combo``, ``group``, ``tool`` (of this step; "" at reset),
+    ``tool_seconds``, ``invalid``, ``error``.
+
+    ## Arguments
+    Those of :class:`ir_env.process.RestorationProcess` (dataset, toolbox, metrics, reward, max_steps, ...) and:
+
+    * ``observation_size``: S.
+    * ``render_mode``: ``rgb_array`` (the strip before | steps | after, with captions), ``human`` (the same in a window), ``ansi``.
+
+    ## References
+    RL-Restore (Yu et al., CVPR 2018); AgenticIR (Zhu et al., ICLR 2025); SimpleCall (arXiv 2512.18599).
+
+    ## Version History
+    * v0: initial version.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "human", "ansi"], "render_fps": 2}
+
+    def __init__(self, observation_size: int = DEFAULT_OBSERVATION_SIZE, render_mode: str | None = None, **process_arguments: Any):
+        check_render_mode(render_mode, self.metadata)
+        self.process = RestorationProcess(**process_arguments)
+        self.actions = self.process.actions
+        self.observation_size, self.render_mode = observation_size, render_mode
+        self.observation_space = observation_space(self.actions, observation_size, self.process.max_steps)
+        self.action_space = gymnasium.spaces.Discrete(self.actions.n)
+        self.episode: Episode | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        [self.episode] = start_episodes(self.process, [self.np_random], options)
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), self._info("")
+
+    def step(self, action: int):
+        if self.episode is None:
+            raise IrEnvError("call reset() before step()")
+        tool = self.actions.name(int(action)) if 0 <= int(action) < self.actions.n else ""
+        invalid = bool(tool) and not self.episode.mask[int(action)]
+        [reward] = self.process.step([self.episode], [action])
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), reward, self.episode.terminated, self.episode.truncated, self._info(tool, invalid)
+
+    def render(self):
+        if self.episode is None or self.render_mode is None:
+            return None
+        if self.render_mode == "ansi":
+            return transcript(self.episode, self.actions, self.process.suite.names)
+        strip = film_strip(self.episode, self.actions, self.process.suite.names)
+        return show(strip) if self.render_mode == "human" else strip
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        observation = observe(self.episode, self.observation_size, self.process.max_steps)
+        return {key: value.copy() for key, value in observation.items()}
+
+    def _info(self, tool: str, invalid: bool = False) -> dict[str, Any]:
+        return {
+            "metrics": dict(zip(self.process.suite.names, map(float, self.episode.scores[-1]), strict=True)),
+            "sample": self.episode.sample,
+            "combo": self.episode.combo,
+            "group": 0,
+            "tool": tool,
+            "tool_seconds": self.episode.seconds[-1] if self.episode.seconds else 0.0,
+            "invalid": invalid,
+            "error": self.episode.error,
+        }
+
+
+def check_render_mode(render_mode: str | None, metadata: dict[str, Any]) -> None:
+    if render_mode is not None and render_mode not in metadata["render_modes"]:
+        raise IrEnvError(f"render_mode must be one of {metadata['render_modes']} or None, not {render_mode!r}")

@@ -1,0 +1,233 @@
+"""The decision process itself, for any number of episodes at once; the Gymnasium environments are its faces.
+
+One call of :meth:`RestorationProcess.step` makes one batched tool call and one batched metric call for all episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ir_env.actions import ActionTable
+from ir_env.datasets import Dataset, Sample, load_dataset
+from ir_env.images import check_size
+from ir_env.metrics import DEFAULT_METRICS, MetricSuite
+from ir_env.rewards import Reward, Transition, make_reward
+from tool_actors.cache import ByteLRU
+from tool_actors.errors import IrEnvError
+from tool_actors.executor import Executor, ImageState, LocalExecutor, Quantize, Request
+from tool_actors.toolbox import Toolbox, load_toolbox
+
+CACHED_SCORES = 8 << 20
+DEFAULT_MAX_STEPS = 6
+PHOTO_LOW_RESOLUTION_BELOW = 300
+
+
+@dataclass
+class Episode:
+    """One image on its way."""
+
+    sample: str
+    """Identifier of the sample, or the name of the user's image."""
+    combo: str
+    """The degradations, joined by ``+``; empty if unknown."""
+    reference: np.ndarray | None
+    """uint8 (H, W, 3), clean; None if there is none."""
+    states: list[ImageState]
+    """The degraded image, then the state after each step."""
+    scores: list[np.ndarray]
+    """Metric vector (K,) of each state, in the metrics' own orientation."""
+    mask: np.ndarray
+    """int8 (n,): which actions are allowed now."""
+    history: list[int] = field(default_factory=list)
+    """Indices of the actions taken."""
+    seconds: list[float] = field(default_factory=list)
+    """Running time of the tool of each step."""
+    total_reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    error: str = ""
+    """The tool's failure, if one ended the episode."""
+
+    @property
+    def state(self) -> ImageState:
+        return self.states[-1]
+
+    @property
+    def done(self) -> bool:
+        return self.terminated or self.truncated
+
+
+class RestorationProcess:
+    """Starts and steps episodes.
+
+    Args:
+        dataset: where episodes start, see :func:`ir_env.datasets.load_dataset`.
+        toolbox: name, list of tool names, or toolbox.
+        metrics: names of the metric suite.
+        reward: name or function, see :mod:`ir_env.rewards`.
+        reward_weights: weight per metric, for the weighted rewards.
+        max_steps: an episode is truncated after this many steps.
+        step_cost: subtracted from the reward of every tool call.
+        invalid_reward: the reward of an action that the mask forbids; the image stays as it is and the step counts.
+        low_resolution_below: see :class:`ir_env.actions.ActionTable`; by default the dataset's crop size, or 300 for whole photographs.
+        quantize: ``"uint8"`` or ``"none"``, see DESIGN section 4.
+        executor: runs the tools; by default a :class:`LocalExecutor` in this process.
+        cache_bytes: bound of the default executor's prefix cache.
+    """
+
+    def __init__(
+        self,
+        dataset: Mapping | str | Dataset | None = None,
+        toolbox: str | Sequence[str] | Toolbox = "classical",
+        metrics: Sequence[str] = DEFAULT_METRICS,
+        reward: str | Reward = "delta_iqa",
+        reward_weights: Mapping[str, float] | None = None,
+        max_steps: int = DEFAULT_MAX_STEPS,
+        step_cost: float = 0.0,
+        invalid_reward: float = -0.1,
+        low_resolution_below: int | None = None,
+        quantize: Quantize = "uint8",
+        executor: Executor | None = None,
+        cache_bytes: int = 128 << 20,
+    ):
+        if max_steps < 1:
+            raise IrEnvError(f"max_steps must be at least 1, not {max_steps}")
+        self.dataset = load_dataset(dataset)
+        toolbox = executor.toolbox if executor is not None else load_toolbox(toolbox)
+        self.executor = executor or LocalExecutor(toolbox, quantize, cache_bytes)
+        if low_resolution_below is None:
+            low_resolution_below = self.dataset.crop_size or PHOTO_LOW_RESOLUTION_BELOW
+        self.actions = ActionTable(toolbox, low_resolution_below)
+        self.suite = MetricSuite(metrics)
+        self._signs = self.suite.signs
+        self.reward = make_reward(reward, self.suite.names, reward_weights)
+        self.max_steps, self.step_cost, self.invalid_reward = max_steps, step_cost, invalid_reward
+        self._scores = ByteLRU(CACHED_SCORES)
+
+    # -- starting ------------------------------------------------------------------------------------------------------------------
+
+    def start(self, samples: Sequence[Sample]) -> list[Episode]:
+        """Begin an episode for each sample; identical samples are made and scored once."""
+        pairs = {sample: None for sample in samples}
+        for sample in pairs:
+            pairs[sample] = self.dataset.load(sample)
+        return self._begin(
+            [(sample.id, "+".join(sample.combo), pairs[sample].degraded, pairs[sample].reference) for sample in samples]
+        )
+
+    def start_image(self, image: np.ndarray, reference: np.ndarray | None = None, name: str = "image") -> Episode:
+        """Begin an episode on a user's own image, uint8 (H, W, 3)."""
+        return self._begin([(name, "", check_size(image, name), reference)])[0]
+
+    def _begin(self, starts: list[tuple[str, str, np.ndarray, np.ndarray | None]]) -> list[Episode]:
+        made: dict[int, ImageState] = {}
+        states = []
+        for _, _, degraded, _ in starts:
+            if id(degraded) not in made:
+                made[id(degraded)] = ImageState.from_pixels(degraded, self.executor.quantize)
+            states.append(made[id(degraded)])
+        scores = self.score(states, [reference for *_, reference in starts])
+        return [
+            Episode(name, combo, reference, [state], [score], self.actions.mask(state.shape[:2], ()))
+            for (name, combo, _, reference), state, score in zip(starts, states, scores, strict=True)
+        ]
+
+    # -- stepping ------------------------------------------------------------------------------------------------------------------
+
+    def step(self, episodes: Sequence[Episode], actions: Sequence[int]) -> list[float]:
+        """Take one action in each episode; returns the rewards.
+
+        A tool that fails ends its episode (``terminated``, with :attr:`Episode.error`) at the image it had, with the reward of an
+        invalid action; the other episodes are not touched.
+
+        Raises:
+            IrEnvError: an action is out of range, or an episode has ended.
+        """
+        actions = [int(action) for action in actions]
+        for episode, action in zip(episodes, actions, strict=True):
+            if episode.done:
+                raise IrEnvError(f"the episode of {episode.sample} has ended; call reset()")
+            if not 0 <= action < self.actions.n:
+                raise IrEnvError(f"action {action} is out of range: 0 to {self.actions.n - 2} are tools, {self.actions.stop} is stop")
+        valid = [bool(episode.mask[action]) for episode, action in zip(episodes, actions, strict=True)]
+        runs = [i for i, action in enumerate(actions) if valid[i] and action != self.actions.stop]
+        results = dict(
+            zip(runs, self.executor.run([Request(episodes[i].state, self.actions[actions[i]].tool) for i in runs]), strict=True)
+        )
+        moved = [i for i in runs if results[i].error is None]
+        scores = dict(zip(moved, self.score([results[i].state for i in moved], [episodes[i].reference for i in moved]), strict=True))
+
+        rewards = []
+        for i, (episode, action) in enumerate(zip(episodes, actions, strict=True)):
+            before = episode.scores[-1]
+            episode.history.append(action)
+            episode.seconds.append(results[i].seconds if i in results else 0.0)
+            episode.terminated = action == self.actions.stop
+            if i in results and results[i].error is not None:
+                episode.terminated, episode.error = True, str(results[i].error)
+            if i in scores:
+                episode.states.append(results[i].state)
+                episode.scores.append(scores[i])
+                episode.mask = self.actions.mask(episode.state.shape[:2], episode.history)
+            episode.truncated = not episode.terminated and len(episode.history) >= self.max_steps
+            oriented = (self._signs * vector for vector in (episode.scores[0], before, episode.scores[-1]))
+            reward = self.reward(Transition(*oriented, ends=episode.done))
+            if not valid[i] or episode.error:
+                reward += self.invalid_reward
+            elif action != self.actions.stop:
+                reward -= self.step_cost
+            episode.total_reward += reward
+            rewards.append(reward)
+        return rewards
+
+    # -- scoring -------------------------------------------------------------------------------------------------------------------
+
+    def score(self, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """Metric vectors of states; a state that was scored before is looked up, and identical ones are scored once."""
+        keys = [(state.key, id(reference)) for state, reference in zip(states, references, strict=True)]
+        found: dict[tuple, np.ndarray] = {}
+        missing: dict[tuple, int] = {}
+        for index, key in enumerate(keys):
+            if key in found or key in missing:
+                continue
+            hit = self._scores.get(key)
+            # the reference is kept beside the vector, so that its id cannot come to mean another array
+            if hit is not None and hit[1] is references[index]:
+                found[key] = hit[0]
+            else:
+                missing[key] = index
+        if missing:
+            chosen = list(missing.values())
+            vectors = self.suite.score([states[i].pixels for i in chosen], [references[i] for i in chosen])
+            for index, vector in zip(chosen, vectors, strict=True):
+                found[keys[index]] = vector
+                reference = references[index]
+                self._scores.put(keys[index], (vector, reference), vector.nbytes + (0 if reference is None else reference.nbytes))
+        return [found[key] for key in keys]
+
+    def gains_of(self, episode: Episode, candidates: Sequence[int]) -> list[float]:
+        """What each candidate action would gain now, without taking it (an oracle: it looks at the reference).
+
+        The gain is the increment of the reward's quality where it has one, and the reward of the step otherwise.
+        """
+        trials = [
+            Episode(
+                episode.sample,
+                episode.combo,
+                episode.reference,
+                [episode.state],
+                [episode.scores[0], episode.scores[-1]],
+                episode.mask,
+                list(episode.history),
+            )
+            for _ in candidates
+        ]
+        rewards = self.step(trials, candidates)
+        quality = getattr(self.reward, "quality", None)
+        if quality is None:
+            return rewards
+        before = quality(self._signs * episode.scores[-1])
+        return [quality(self._signs * trial.scores[-1]) - before for trial in trials]

@@ -1,0 +1,130 @@
+"""The vector form of ``ir_env/Restoration-v0``: one batched tool call and one batched metric call per vector step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from ir_env.env import DEFAULT_OBSERVATION_SIZE, check_render_mode
+from ir_env.process import Episode, RestorationProcess
+from ir_env.rendering import film_strip, transcript
+from ir_env.spaces import observation_space, observe
+from ir_env.starts import start_episodes
+from tool_actors.errors import IrEnvError
+
+
+class RestorationVectorEnv(gymnasium.vector.VectorEnv):
+    """N sub-environments of ``ir_env/Restoration-v0`` (see :class:`ir_env.env.RestorationEnv`), stepped together.
+
+    Autoreset is NEXT_STEP, the mode RLlib assumes: the step after the one that ended an episode ignores its action, runs no tool, and
+    returns the first observation of the next episode with reward 0.
+
+    Sub-environment i belongs to group i // group_size; the k-th episodes of a group's members start from the same sample, and share
+    ``info["group"]``. ``reset`` brings the members back into step.
+
+    ``info`` holds arrays of length N under the keys of the single environment; ``metrics`` is a dict of arrays.
+
+    Args:
+        num_envs: N, a multiple of ``group_size``.
+        group_size: G, sub-environments that draw the same sample.
+        observation_size: side of the observed square.
+        render_mode: ``rgb_array`` or ``ansi``: :meth:`render` returns one picture or text per sub-environment.
+        process_arguments: those of :class:`ir_env.process.RestorationProcess`.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP, "render_fps": 2}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        group_size: int = 1,
+        observation_size: int = DEFAULT_OBSERVATION_SIZE,
+        render_mode: str | None = None,
+        **process_arguments: Any,
+    ):
+        if group_size < 1 or num_envs < 1 or num_envs % group_size:
+            raise IrEnvError(f"num_envs ({num_envs}) must be a positive multiple of group_size ({group_size})")
+        check_render_mode(render_mode, self.metadata)
+        self.process = RestorationProcess(**process_arguments)
+        self.actions = self.process.actions
+        self.num_envs, self.group_size = num_envs, group_size
+        self.observation_size, self.render_mode = observation_size, render_mode
+        self.single_observation_space = observation_space(self.actions, observation_size, self.process.max_steps)
+        self.single_action_space = gymnasium.spaces.Discrete(self.actions.n)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.episodes: list[Episode] = []
+        self._seeds: list[int] | None = None
+        self._counts = np.zeros(num_envs, np.int64)
+        """Episodes begun by each sub-environment; the next one's sample depends on (seed, group, count)."""
+
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None):
+        self._reseed(seed)
+        self._counts[:] = self._counts.max() + 1 if seed is None else 0
+        self.episodes = start_episodes(self.process, [self._generator(i) for i in range(self.num_envs)], options)
+        return self._observations(), self._infos([""] * self.num_envs, np.zeros(self.num_envs, bool))
+
+    def step(self, actions):
+        if not self.episodes:
+            raise IrEnvError("call reset() before step()")
+        actions = np.asarray(actions).reshape(self.num_envs)
+        live = [i for i, episode in enumerate(self.episodes) if not episode.done]
+        ended = [i for i, episode in enumerate(self.episodes) if episode.done]
+        tools, invalid, rewards = [""] * self.num_envs, np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
+        for i in live:
+            if 0 <= actions[i] < self.actions.n:
+                tools[i], invalid[i] = self.actions.name(int(actions[i])), not self.episodes[i].mask[actions[i]]
+        rewards[live] = self.process.step([self.episodes[i] for i in live], [actions[i] for i in live])
+        if ended:
+            self._counts[ended] += 1
+            for i, episode in zip(ended, start_episodes(self.process, [self._generator(i) for i in ended], None), strict=True):
+                self.episodes[i] = episode
+        terminated = np.array([episode.terminated for episode in self.episodes])
+        truncated = np.array([episode.truncated for episode in self.episodes])
+        return self._observations(), rewards, terminated, truncated, self._infos(tools, invalid)
+
+    def render(self):
+        if self.render_mode is None or not self.episodes:
+            return None
+        draw = film_strip if self.render_mode == "rgb_array" else transcript
+        return tuple(draw(episode, self.actions, self.process.suite.names) for episode in self.episodes)
+
+    def _reseed(self, seed: int | Sequence[int | None] | None) -> None:
+        groups = self.num_envs // self.group_size
+        if seed is None:
+            if self._seeds is None:
+                self._seeds = [int(s) for s in np.random.SeedSequence().generate_state(groups)]
+        elif isinstance(seed, int | np.integer):
+            self._seeds = [int(seed)] * groups
+        else:
+            if len(seed) != self.num_envs:
+                raise IrEnvError(f"{len(seed)} seeds for {self.num_envs} sub-environments")
+            fresh = np.random.SeedSequence().generate_state(groups)
+            self._seeds = [int(fresh[g] if seed[g * self.group_size] is None else seed[g * self.group_size]) for g in range(groups)]
+
+    def _generator(self, index: int) -> np.random.Generator:
+        group = index // self.group_size
+        return np.random.default_rng([self._seeds[group], group, int(self._counts[index])])
+
+    def _observations(self) -> dict[str, np.ndarray]:
+        views = [observe(episode, self.observation_size, self.process.max_steps) for episode in self.episodes]
+        return {key: np.stack([view[key] for view in views]) for key in views[0]}
+
+    def _infos(self, tools: list[str], invalid: np.ndarray) -> dict[str, Any]:
+        scores = np.stack([episode.scores[-1] for episode in self.episodes])
+        groups = self.num_envs // self.group_size
+        return {
+            "metrics": {name: scores[:, k] for k, name in enumerate(self.process.suite.names)},
+            "sample": np.array([episode.sample for episode in self.episodes], object),
+            "combo": np.array([episode.combo for episode in self.episodes], object),
+            "group": self._counts * groups + np.arange(self.num_envs) // self.group_size,
+            "tool": np.array(tools, object),
+            "tool_seconds": np.array([episode.seconds[-1] if episode.seconds else 0.0 for episode in self.episodes]),
+            "invalid": invalid,
+            "error": np.array([episode.error for episode in self.episodes], object),
+        }

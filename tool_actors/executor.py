@@ -1,0 +1,257 @@
+"""Runs tools on image states: in order, one result per request, identical work once.
+
+>>> executor = LocalExecutor(load_toolbox("classical"))
+>>> state = ImageState.from_pixels(photo)                      # uint8 (H, W, 3)
+>>> [result] = executor.run([Request(state, "nlm.strong")])
+>>> result.state.pixels
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import numpy as np
+
+from tool_actors.cache import ByteLRU
+from tool_actors.errors import IrEnvError, ToolFailure
+from tool_actors.toolbox import Tool, Toolbox
+
+Quantize = Literal["uint8", "none"]
+MAX_BATCH_PIXELS = 4 * 1024 * 1024
+"""A batch is cut into parts of at most this many pixels, so that memory does not grow with the number of rollouts."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageState:
+    """An image between steps, with the history that made it.
+
+    Two states with the same ``key`` have the same pixels, so results are shared by key, and no image is hashed twice.
+    """
+
+    pixels: np.ndarray
+    """uint8 (H, W, 3), or float32 (H, W, 3) in [0, 1] under ``quantize="none"``. Never written to."""
+    root: str
+    """Hash of the image at the start of the chain."""
+    path: tuple[str, ...] = ()
+    """Fingerprints of the tools applied since, in order."""
+
+    @classmethod
+    def from_pixels(cls, pixels: np.ndarray, quantize: Quantize = "uint8") -> ImageState:
+        pixels = check_pixels(pixels)
+        if quantize == "none" and pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.float32) / 255.0
+        elif quantize == "uint8" and pixels.dtype != np.uint8:
+            pixels = _to_uint8(pixels)
+        pixels = np.ascontiguousarray(pixels)
+        digest = hashlib.blake2b(pixels.data, digest_size=16)
+        digest.update(f"{pixels.shape}{pixels.dtype}".encode())
+        return cls(pixels, digest.hexdigest())
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return (self.root, *self.path)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.pixels.shape
+
+    def as_uint8(self) -> np.ndarray:
+        """The pixels as uint8 (H, W, 3)."""
+        return self.pixels if self.pixels.dtype == np.uint8 else _to_uint8(self.pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One tool on one state."""
+
+    state: ImageState
+    tool: str
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a request gave: a new state, or the error of the tool."""
+
+    state: ImageState | None
+    error: ToolFailure | None = None
+    seconds: float = 0.0
+    """What the tool took for this image, its share of its batch; a shared or cached result keeps the time of its one execution."""
+    cached: bool = False
+    """True if no tool ran for this request: the result was in the cache, or an identical request of the same call made it."""
+
+
+@dataclass
+class ExecutorStats:
+    """Counters since the executor was made (or :meth:`reset`)."""
+
+    requests: int = 0
+    """Requests answered."""
+    executions: int = 0
+    """Images that a tool really ran on."""
+    calls: int = 0
+    """Calls of a tool, each on one batch."""
+    hits: int = 0
+    """Requests answered from the cache or by an identical request of the same call."""
+    failures: int = 0
+    """Requests whose tool failed."""
+    seconds: Counter[str] = field(default_factory=Counter)
+    """Running time by tool."""
+
+    def reset(self) -> None:
+        self.__init__()
+
+
+class Executor(Protocol):
+    """Runs requests in order, one result per request."""
+
+    toolbox: Toolbox
+    stats: ExecutorStats
+    quantize: Quantize
+
+    def run(self, requests: Sequence[Request]) -> list[Result]: ...
+
+
+class LocalExecutor:
+    """Runs tools in this process.
+
+    Identical requests of one call run once; requests for one tool and one shape run as one batch; results are cached by the hash
+    of the input image, the fingerprints of the tools applied so far and the quantize mode.
+
+    Args:
+        toolbox: the tools that requests may name.
+        quantize: ``"uint8"`` rounds every state, ``"none"`` keeps float32 between steps (DESIGN section 4).
+        cache_bytes: bound of the prefix cache; 0 turns it off.
+        device: where tools run.
+    """
+
+    def __init__(self, toolbox: Toolbox, quantize: Quantize = "uint8", cache_bytes: int = 128 << 20, device: str = "cpu"):
+        if quantize not in ("uint8", "none"):
+            raise IrEnvError(f"quantize must be 'uint8' or 'none', not {quantize!r}")
+        self.toolbox = toolbox
+        self.quantize = quantize
+        self.device = device
+        self.stats = ExecutorStats()
+        self._cache = ByteLRU(cache_bytes)
+
+    def run(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests, in order.
+
+        A tool's own exception comes back in :attr:`Result.error`; it never takes other requests down.
+
+        Raises:
+            UnknownToolError: a request names a tool that the toolbox does not hold (nothing is run then).
+        """
+        tools = [self.toolbox[request.tool] for request in requests]
+        results: list[Result | None] = [None] * len(requests)
+        pending: dict[tuple, list[int]] = {}
+        for index, (request, tool) in enumerate(zip(requests, tools, strict=True)):
+            if not tool.spec.deterministic:
+                pending[("once", index)] = [index]
+                continue
+            key = (*request.state.key, tool.spec.fingerprint)
+            hit = self._cache.get(key)
+            if hit is not None:
+                results[index] = replace(hit, cached=True)
+            else:
+                pending.setdefault(key, []).append(index)
+
+        batches: dict[tuple, list[tuple]] = defaultdict(list)
+        for key, indices in pending.items():
+            first = requests[indices[0]]
+            batches[(first.tool, first.state.shape)].append(key)
+        for (name, shape), keys in batches.items():
+            per_call = max(1, MAX_BATCH_PIXELS // (shape[0] * shape[1]))
+            for start in range(0, len(keys), per_call):
+                part = keys[start : start + per_call]
+                states = [requests[pending[key][0]].state for key in part]
+                for key, result in zip(part, self._run_batch(self.toolbox[name], states), strict=True):
+                    for position, index in enumerate(pending[key]):
+                        results[index] = result if position == 0 else replace(result, cached=True)
+                    if result.state is not None and key[0] != "once":
+                        self._cache.put(key, result, result.state.pixels.nbytes)
+
+        self.stats.requests += len(requests)
+        self.stats.hits += sum(result.cached for result in results)
+        self.stats.failures += sum(result.error is not None for result in results)
+        return results
+
+    def _run_batch(self, tool: Tool, states: list[ImageState]) -> list[Result]:
+        start = time.perf_counter()
+        outputs = run_tool(tool, [state.pixels for state in states], self.quantize, self.device)
+        seconds = time.perf_counter() - start
+        self.stats.calls += 1
+        self.stats.executions += len(states)
+        self.stats.seconds[tool.spec.name] += seconds
+        share = seconds / len(states)
+        results = []
+        for state, output in zip(states, outputs, strict=True):
+            if isinstance(output, ToolFailure):
+                results.append(Result(None, output, share))
+                continue
+            step = tool.spec.fingerprint if tool.spec.deterministic else uuid.uuid4().hex
+            results.append(Result(ImageState(output, state.root, (*state.path, step)), None, share))
+        return results
+
+    def clear_cache(self) -> None:
+        self._cache.clear()
+
+
+def run_tool(tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8", device: str = "cpu") -> list[np.ndarray | ToolFailure]:
+    """Run one tool on images of one shape, as one batch.
+
+    If the batch raises, the images are tried one by one, so that only those that fail are answered with a failure.
+
+    Returns:
+        Per image the new pixels, or a :class:`ToolFailure` that names tool, shape and cause.
+    """
+    import torch
+
+    shape = images[0].shape
+    stacked = np.stack(images)
+    try:
+        with torch.inference_mode():
+            batch = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float()
+            if stacked.dtype == np.uint8:
+                batch = batch / 255.0
+            output = tool(batch)
+            expected = (len(images), 3, shape[0] * tool.spec.scale, shape[1] * tool.spec.scale)
+            if tuple(output.shape) != expected:
+                raise ValueError(f"it returned shape {tuple(output.shape)} where {expected} was due")
+            finite = torch.isfinite(output).flatten(1).all(1).cpu().numpy()
+            output = output.clamp(0, 1)
+            if quantize == "uint8":
+                output = output.mul(255.0).round_().to(torch.uint8)
+            pixels = output.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    except Exception as error:
+        if len(images) > 1:
+            return [run_tool(tool, [image], quantize, device)[0] for image in images]
+        failure = ToolFailure(tool.spec.name, shape, f"{type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return [failure]
+    return [
+        pixels[i].copy() if finite[i] else ToolFailure(tool.spec.name, shape, "it returned NaN or infinity") for i in range(len(images))
+    ]
+
+
+def check_pixels(pixels: np.ndarray) -> np.ndarray:
+    """The array, if it can be a state; raises :class:`IrEnvError` that says what is wrong with it otherwise."""
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
+        found = getattr(pixels, "shape", type(pixels).__name__)
+        raise IrEnvError(f"an image must be an array of shape (H, W, 3), RGB; this is {found}")
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype not in (np.float32, np.float64):
+        raise IrEnvError(f"an image must be uint8, or float in [0, 1]; this is {pixels.dtype}")
+    if not np.isfinite(pixels).all() or pixels.min() < -1e-6 or pixels.max() > 1 + 1e-6:
+        raise IrEnvError(f"a float image must be finite and in [0, 1]; this one spans {pixels.min()} to {pixels.max()}")
+    return pixels.astype(np.float32, copy=False)
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(pixels * 255.0), 0, 255).astype(np.uint8)

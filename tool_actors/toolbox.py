@@ -1,0 +1,182 @@
+"""Tools and the ordered set that holds them.
+
+A tool is a :class:`ToolSpec` and a callable from a float tensor (B, 3, H, W) in [0, 1] to (B, 3, sH, sW), s = ``spec.scale``.
+A :class:`Toolbox` is built from an explicit list. Users add a tool of their own by
+
+* a subclass of :class:`Tool` and :meth:`Toolbox.add`, or
+* an entry point of the group ``ir_env.tools`` in their own package, whose value is a callable that returns tools.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tool_actors.errors import DuplicateToolError, IrEnvError, UnknownNameError, UnknownToolError
+from tool_actors.tasks import TASKS
+
+if TYPE_CHECKING:
+    import torch
+
+ENTRY_POINT_GROUP = "ir_env.tools"
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """What a tool is, without its weights."""
+
+    name: str
+    """Unique, `family.variant`, e.g. ``restormer.derain``."""
+    task: str
+    """One of :data:`tool_actors.tasks.TASKS`."""
+    fingerprint: str
+    """Changes whenever weights, parameters or code change what the tool returns; part of every cache key."""
+    scale: int = 1
+    """Output side over input side."""
+    deterministic: bool = True
+    """False if the same input may give another output: such results are never cached or shared."""
+    differentiable: bool = False
+    """True if gradients flow from the output to the input (learned tools)."""
+    description: str = ""
+    """What it does, with parameters, source and cost, in one paragraph."""
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise UnknownNameError("task", self.task, TASKS)
+        if self.scale < 1:
+            raise IrEnvError(f"tool {self.name!r}: scale must be at least 1, not {self.scale}")
+        if not self.name or "/" in self.name or self.name != self.name.strip():
+            raise IrEnvError(f"tool name {self.name!r} is not usable: write `family.variant`, without spaces or slashes")
+
+
+class Tool(ABC):
+    """One restorer of one task."""
+
+    spec: ToolSpec
+
+    @abstractmethod
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Restore a batch.
+
+        Args:
+            images: float32 (B, 3, H, W), RGB in [0, 1].
+
+        Returns:
+            float32 (B, 3, sH, sW), RGB in [0, 1], on the same device.
+        """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.spec.name}: {self.spec.task}>"
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of everything that decides what a tool returns (code, parameters, weights)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else repr(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+class Toolbox(Sequence[Tool]):
+    """An ordered set of tools with unique names.
+
+    The order is the order of the actions of an environment, so it is part of what a policy has learned.
+    """
+
+    def __init__(self, tools: Iterable[Tool] = (), name: str = "custom"):
+        self.name = name
+        self._tools: dict[str, Tool] = {}
+        for tool in tools:
+            self.add(tool)
+
+    def add(self, tool: Tool) -> Toolbox:
+        """Append a tool; raises :class:`DuplicateToolError` if its name is taken."""
+        if not isinstance(getattr(tool, "spec", None), ToolSpec):
+            raise IrEnvError(f"{tool!r} is no tool: it needs an attribute `spec` that is a ToolSpec")
+        if tool.spec.name in self._tools:
+            raise DuplicateToolError(f"toolbox {self.name!r} already holds a tool named {tool.spec.name!r}: rename one")
+        self._tools[tool.spec.name] = tool
+        return self
+
+    def select(self, names: Iterable[str]) -> Toolbox:
+        """The toolbox of just these tools, in this order; raises :class:`UnknownToolError`."""
+        return Toolbox([self[name] for name in names])
+
+    def for_task(self, task: str) -> list[Tool]:
+        return [tool for tool in self if tool.spec.task == task]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._tools)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            try:
+                return self._tools[key]
+            except KeyError:
+                raise UnknownToolError(key, self._tools) from None
+        return list(self._tools.values())[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tools or key in self._tools.values()
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(self._tools.values())
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def __repr__(self) -> str:
+        return f"Toolbox({self.name!r}, {self.names})"
+
+
+def _classical() -> list[Tool]:
+    from tool_actors.classical import classical_tools
+
+    return classical_tools()
+
+
+def _plugins() -> list[Tool]:
+    """The tools that installed packages offer through the entry point group ``ir_env.tools``."""
+    tools: list[Tool] = []
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            tools.extend(entry.load()())
+        except Exception as error:
+            raise IrEnvError(
+                f"entry point {entry.name!r} of the group {ENTRY_POINT_GROUP!r} ({entry.value}) cannot be loaded: "
+                f"{type(error).__name__}: {error}. Mend or uninstall the package that declares it."
+            ) from error
+    return tools
+
+
+NAMED_TOOLBOXES: dict[str, Callable[[], list[Tool]]] = {
+    "classical": _classical,
+    "plugins": _plugins,
+}
+
+
+def load_toolbox(toolbox: str | Sequence[str] | Toolbox) -> Toolbox:
+    """A toolbox by name (``classical``, ``plugins``), from a list of tool names, or as it is.
+
+    Raises:
+        UnknownNameError: no toolbox of that name.
+        UnknownToolError: a name in the list that no toolbox holds.
+    """
+    if isinstance(toolbox, Toolbox):
+        return toolbox
+    if isinstance(toolbox, str):
+        if toolbox not in NAMED_TOOLBOXES:
+            raise UnknownNameError("toolbox", toolbox, NAMED_TOOLBOXES, "A list of tool names is a toolbox, too.")
+        return Toolbox(NAMED_TOOLBOXES[toolbox](), name=toolbox)
+    everything = Toolbox(name="everything")
+    for build in NAMED_TOOLBOXES.values():
+        for tool in build():
+            if tool.spec.name not in everything:
+                everything.add(tool)
+    return everything.select(toolbox)
