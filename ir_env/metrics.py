@@ -54,7 +54,9 @@ METRICS: dict[str, Metric] = {
         Metric("gmsd", False, True, "gradient magnitude similarity deviation (Xue et al. 2014)", offline=True),
         Metric("nlpd", False, True, "normalised Laplacian pyramid distance (Laparra et al. 2016)", offline=True, min_side=64),
         Metric("vsi", True, True, "visual saliency-induced index (Zhang et al. 2014)", offline=True, min_side=32),
-        Metric("niqe", False, False, "natural image quality evaluator, BasicSR's parameters (Mittal et al. 2013)", offline=True, min_side=192),
+        Metric(
+            "niqe", False, False, "natural image quality evaluator, BasicSR's parameters (Mittal et al. 2013)", offline=True, min_side=192
+        ),
         Metric("piqe", False, False, "perception-based image quality evaluator (Venkatanath et al. 2015)", offline=True, min_side=32),
         Metric("lpips", False, True, "LPIPS, AlexNet v0.1 (Zhang et al. 2018)", min_side=32),
         Metric("dists", False, True, "DISTS (Ding et al. 2020)", min_side=32),
@@ -168,12 +170,11 @@ class MetricSuite:
                     f"metric {metric.name!r} needs sides of at least {metric.min_side} px; this image is "
                     f"{measured.shape[1]}x{measured.shape[0]}"
                 )
-        if reference is not None and image.shape != reference.shape:
-            if any(abs(4 * small - large) > 3 for small, large in zip(image.shape[:2], reference.shape[:2], strict=True)):
-                raise MetricError(
-                    f"an image of {image.shape[1]}x{image.shape[0]} cannot be compared with a reference of "
-                    f"{reference.shape[1]}x{reference.shape[0]}: only equal sizes and a factor of 4 are"
-                )
+        if reference is not None and image.shape != reference.shape and not _is_quarter(image, reference):
+            raise MetricError(
+                f"an image of {image.shape[1]}x{image.shape[0]} cannot be compared with a reference of "
+                f"{reference.shape[1]}x{reference.shape[0]}: only equal sizes and a factor of 4 are"
+            )
 
     def _scorer(self, name: str) -> Callable:
         if name not in self._scorers:
@@ -195,6 +196,10 @@ def _to_tensor(images: list[np.ndarray], device: str) -> torch.Tensor:
     stacked = np.stack(images)
     tensor = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float()
     return tensor / 255.0 if stacked.dtype == np.uint8 else tensor
+
+
+def _is_quarter(image: np.ndarray, reference: np.ndarray) -> bool:
+    return all(abs(4 * small - large) <= 3 for small, large in zip(image.shape[:2], reference.shape[:2], strict=True))
 
 
 def _enlarge(batch: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -114,9 +114,7 @@ class RestorationProcess:
         pairs = {sample: None for sample in samples}
         for sample in pairs:
             pairs[sample] = self.dataset.load(sample)
-        return self._begin(
-            [(sample.id, "+".join(sample.combo), pairs[sample].degraded, pairs[sample].reference) for sample in samples]
-        )
+        return self._begin([(sample.id, "+".join(sample.combo), pairs[sample].degraded, pairs[sample].reference) for sample in samples])
 
     def start_image(self, image: np.ndarray, reference: np.ndarray | None = None, name: str = "image") -> Episode:
         """Begin an episode on a user's own image, uint8 (H, W, 3)."""
@@ -154,9 +152,7 @@ class RestorationProcess:
                 raise IrEnvError(f"action {action} is out of range: 0 to {self.actions.n - 2} are tools, {self.actions.stop} is stop")
         valid = [bool(episode.mask[action]) for episode, action in zip(episodes, actions, strict=True)]
         runs = [i for i, action in enumerate(actions) if valid[i] and action != self.actions.stop]
-        results = dict(
-            zip(runs, self.executor.run([Request(episodes[i].state, self.actions[actions[i]].tool) for i in runs]), strict=True)
-        )
+        results = dict(zip(runs, self.executor.run([Request(episodes[i].state, self.actions[actions[i]].tool) for i in runs]), strict=True))
         moved = [i for i in runs if results[i].error is None]
         scores = dict(zip(moved, self.score([results[i].state for i in moved], [episodes[i].reference for i in moved]), strict=True))
 

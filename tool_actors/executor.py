@@ -133,6 +133,8 @@ class LocalExecutor:
     def __init__(self, toolbox: Toolbox, quantize: Quantize = "uint8", cache_bytes: int = 128 << 20, device: str = "cpu"):
         if quantize not in ("uint8", "none"):
             raise IrEnvError(f"quantize must be 'uint8' or 'none', not {quantize!r}")
+        import torch  # noqa: F401  here, so that no tool's running time holds it
+
         self.toolbox = toolbox
         self.quantize = quantize
         self.device = device

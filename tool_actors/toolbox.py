@@ -42,7 +42,9 @@ class ToolSpec:
     differentiable: bool = False
     """True if gradients flow from the output to the input (learned tools)."""
     description: str = ""
-    """What it does, with parameters, source and cost, in one paragraph."""
+    """What it does, with parameters, source and cost."""
+    summary: str = ""
+    """The same in a few words, for lists."""
 
     def __post_init__(self):
         if self.task not in TASKS:

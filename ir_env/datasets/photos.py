@@ -81,9 +81,11 @@ class FolderPhotos(Photos):
         folder = Path(folder)
         files = {path.relative_to(folder).as_posix(): path for path in find_images(folder)}
         if split != "all":
-            files = {name: path for name, path in files.items() if _is_heldout(name) == (split == "heldout")}
-            if not files:
-                raise IrEnvError(f"{folder}: none of its images falls into the split {split!r}; add images or use split='all'")
+            if len(files) < 2:
+                raise IrEnvError(f"{folder}: holds one image; a split needs two at least. Add images or use split='all'")
+            by_hash = sorted(files, key=lambda name: hashlib.sha256(name.encode()).digest())
+            heldout = set(by_hash[: max(1, round(len(by_hash) / 5))])
+            files = {name: path for name, path in files.items() if (name in heldout) == (split == "heldout")}
         super().__init__(files)
 
 
@@ -97,10 +99,6 @@ def load_photos(spec: str | Path | Photos, split: Split = "all") -> Photos:
 def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
-
-
-def _is_heldout(name: str) -> bool:
-    return hashlib.sha256(name.encode()).digest()[0] % 5 == 0
 
 
 def _packaged_file(path: str) -> Path:

@@ -67,7 +67,9 @@ class SynthesisedDataset:
         if self.crop_size is not None:
             height, width = self.photos.load(name).shape[:2]
             if min(height, width) < self.crop_size:
-                raise IrEnvError(f"photograph {name!r} is {width}x{height}, smaller than crop_size {self.crop_size}; lower it or remove the file")
+                raise IrEnvError(
+                    f"photograph {name!r} is {width}x{height}, smaller than crop_size {self.crop_size}; lower it or remove the file"
+                )
             top, left = int(rng.integers(height - self.crop_size + 1)), int(rng.integers(width - self.crop_size + 1))
             box = (top, left, self.crop_size, self.crop_size)
         return Sample(name, combo, box, int(rng.integers(self.draws)))

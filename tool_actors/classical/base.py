@@ -34,6 +34,9 @@ class ClassicalTool(Tool):
             scale=scale,
             fingerprint=fingerprint(code, _SHARED_CODE, sorted(parameters.items()), cv2.__version__),
             description=described,
+            summary=f"{function.__name__.replace('_', ' ')}, {', '.join(f'{key} {value}' for key, value in parameters.items())}".rstrip(
+                ", "
+            ),
         )
 
     def __call__(self, images):
@@ -80,9 +83,7 @@ def wiener(image: np.ndarray, kernel: np.ndarray, noise_to_signal: float) -> np.
     height, width = image.shape[:2]
     padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REFLECT_101 if min(height, width) > pad else cv2.BORDER_REPLICATE)
     shape = tuple(cv2.getOptimalDFTSize(side) for side in padded.shape[:2])
-    padded = cv2.copyMakeBorder(
-        padded, 0, shape[0] - padded.shape[0], 0, shape[1] - padded.shape[1], cv2.BORDER_REPLICATE
-    )
+    padded = cv2.copyMakeBorder(padded, 0, shape[0] - padded.shape[0], 0, shape[1] - padded.shape[1], cv2.BORDER_REPLICATE)
     transfer = _transfer(kernel[::-1, ::-1], shape)
     laplacian = _transfer(np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]], np.float32), shape)
     restore = np.conj(transfer) / (np.abs(transfer) ** 2 + noise_to_signal * np.abs(laplacian) ** 2 + 1e-8)

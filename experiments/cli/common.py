@@ -1,0 +1,34 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+def prepare_ray() -> None:
+    """Settings that Ray reads when it is imported.
+
+    Under `uv run` Ray would copy the working directory and build a second environment for its workers; they start at once in this one.
+    """
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; the project's own errors are printed without a traceback."""
+    from tool_actors.errors import IrEnvError
+
+    try:
+        return command()
+    except IrEnvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,119 @@
+"""The `ir-env` command: restore and degrade photographs, list tools and environments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from experiments.cli.common import guarded, prepare_ray
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ir-env", description="Restoration planning: restore photographs with a policy, and look at tools."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    restore = commands.add_parser("restore", help="restore photographs with a trained policy or a planner")
+    restore.add_argument("images", nargs="+", metavar="IMAGE", help="photographs, or folders of them")
+    restore.add_argument(
+        "--policy", required=True, help="a checkpoint, the folder of a run, or a planner: nothing, random, fixed:TOOL+TOOL"
+    )
+    restore.add_argument("--out", default="restored", help="folder for the results (default: restored)")
+    restore.add_argument("--max-steps", type=int, default=6, help="most tools per photograph (default: 6)")
+    restore.add_argument("--seed", type=int, default=0, help="for planners that draw")
+
+    degrade = commands.add_parser("degrade", help="degrade a photograph")
+    degrade.add_argument("image")
+    degrade.add_argument("--combo", required=True, help="e.g. rain+haze, in order of application")
+    degrade.add_argument("--seed", type=int, default=0)
+    degrade.add_argument("--severity", type=float, help="0 (mild) to 1 (strong); drawn by default")
+    degrade.add_argument("--depth", help="folder of depth maps, for haze (default: a synthetic depth)")
+    degrade.add_argument("--out", help="file to write (default: NAME_COMBO.png here)")
+
+    tools = commands.add_parser("tools", help="list the tools of a toolbox")
+    tools.add_argument("--toolbox", default="classical")
+    tools.add_argument("--describe", metavar="TOOL", help="what one tool does: parameters, source, cost")
+
+    commands.add_parser("envs", help="list the environments, rewards, metrics and combinations")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    prepare_ray()
+    commands = {"restore": _restore, "degrade": _degrade, "tools": _tools, "envs": _envs}
+    return guarded(lambda: commands[options.command](options))
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from experiments.restore import restore_all
+
+    return restore_all(options.images, options.policy, options.out, options.max_steps, options.seed)
+
+
+def _degrade(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ir_env.degradations import degrade, load_depth_source, parse_combo, seed_for
+    from ir_env.degradations.recipe import Scene
+    from ir_env.images import load_image, save_image
+
+    combo = parse_combo(options.combo)
+    pixels = load_image(options.image)
+    source = Path(options.image)
+    scene = Scene(source.name, depth=load_depth_source(options.depth))
+    result = degrade(pixels, combo, seed_for(source.name, combo, options.seed), severity=options.severity, scene=scene)
+    path = save_image(options.out or f"{source.stem}_{'+'.join(combo)}.png", result.image)
+    for name, parameters in result.parameters:
+        print(f"{name}: {', '.join(f'{key} {_short(value)}' for key, value in parameters.items())}")
+    print(path)
+    return 0
+
+
+def _tools(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tool_actors.toolbox import load_toolbox
+
+    toolbox = load_toolbox(options.toolbox)
+    if options.describe:
+        spec = toolbox[options.describe].spec
+        print(f"{spec.name}: {spec.task}\n\n{spec.description}\n\nfingerprint {spec.fingerprint}")
+        return 0
+    table = Table(title=f"toolbox {toolbox.name}: {len(toolbox)} tools")
+    for column in ("tool", "task", "scale", "what it is"):
+        table.add_column(column, overflow="fold")
+    for tool in toolbox:
+        table.add_row(tool.spec.name, tool.spec.task, f"x{tool.spec.scale}", tool.spec.summary)
+    Console().print(table)
+    print("ir-env tools --describe TOOL tells a tool's parameters, source and cost")
+    return 0
+
+
+def _envs(options: argparse.Namespace) -> int:
+    import gymnasium
+
+    import ir_env  # noqa: F401  registers the environments
+    from ir_env.degradations import GROUPS
+    from ir_env.metrics import METRICS
+    from ir_env.rewards import REWARDS
+
+    for name in sorted(name for name in gymnasium.registry if name.startswith("ir_env/")):
+        print(f"environment  {name}   (RLlib: ir_env:{name})")
+    print(f"rewards      {', '.join(REWARDS)}")
+    for metric in METRICS.values():
+        kind = "full-reference" if metric.needs_reference else "no-reference"
+        print(f"metric       {metric.name:<9} {kind}{'' if metric.offline else ', weights are downloaded'}: {metric.description}")
+    for group, combos in GROUPS.items():
+        print(f"combos {group:<7} {', '.join(map('+'.join, combos))}")
+    return 0
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The `rllib` command: `rllib train file EXPERIMENT`, `rllib evaluate CHECKPOINT`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from experiments.cli.common import guarded, prepare_ray
+
+DEFAULT_SAMPLES = 192
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rllib", description="Train and evaluate RLlib experiments, those of ir_env above all.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train an experiment").add_subparsers(dest="source", required=True)
+    file = train.add_parser("file", help="a Python file that defines `config` and `stop`, or a YAML file")
+    file.add_argument("experiment", help="e.g. experiments/simplecall_ppo.py")
+    file.add_argument(
+        "--stop", action="append", default=[], metavar="KEY=VALUE", help="when to stop, e.g. training_iteration=20; repeatable"
+    )
+    file.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. lr=1e-4 or env_config.dataset.photos=folder; repeatable"
+    )
+    file.add_argument("--name", help="of the run; by default that of the experiment")
+    file.add_argument("--storage", default="results", help="folder that holds the runs (default: results)")
+    file.add_argument("--checkpoint-freq", type=int, default=1, metavar="N", help="iterations between checkpoints (default: 1)")
+    file.add_argument("--resume", action="store_true", help="continue the newest run of this name from its last checkpoint")
+    file.add_argument("--seed", type=int, help="replaces the experiment's seed")
+    file.add_argument("--address", default="local", help="of a Ray cluster, e.g. auto (default: local, this machine alone)")
+    file.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="held-out images of the closing table; 0 leaves it out")
+
+    evaluate = commands.add_parser("evaluate", help="print the table of a trained policy beside the baselines")
+    evaluate.add_argument("checkpoint", help="a checkpoint, or the folder of a run")
+    evaluate.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="number of held-out images")
+    evaluate.add_argument("--combos", help="other degradations, e.g. single or B,rain+haze")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    prepare_ray()
+    return guarded(lambda: _evaluate(options) if options.command == "evaluate" else _train(options))
+
+
+def _train(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    console = Console()
+    console.print("loading the experiment (Ray and torch take some seconds) ...")
+    from experiments.experiment_file import load_experiment
+    from experiments.launch import closing_table, run_folder, train
+
+    experiment = load_experiment(options.experiment, options.set, options.stop, options.seed)
+    folder = run_folder(options.storage, options.name or experiment.name, options.resume)
+    verb = "resuming" if options.resume else "training"
+    console.print(f"{verb} {experiment.name}; the run is kept in {folder}\n  curves: tensorboard --logdir {folder}", soft_wrap=True)
+    outcome = train(experiment, folder, console, options.checkpoint_freq, options.resume, options.address)
+    if not outcome.finished:
+        console.print(f"interrupted. What was learned is kept; go on with the same command and --name {folder.name} --resume")
+        return 130
+    console.print(f"policy: {outcome.checkpoint}")
+    if options.samples and "ir_env/Restoration" in str(experiment.config.env):
+        closing_table(outcome.checkpoint, console, folder, options.samples)
+        console.print(f"restore a photograph of yours: ir-env restore PHOTO --policy {outcome.checkpoint} --out restored", soft_wrap=True)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from experiments.launch import closing_table
+    from policies.checkpoints import find_checkpoint
+
+    checkpoint = find_checkpoint(options.checkpoint)
+    closing_table(checkpoint, Console(), None, options.samples, options.combos)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

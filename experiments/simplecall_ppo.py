@@ -1,0 +1,64 @@
+"""Train a SimpleCall-style restoration planner with PPO on the photographs and classical tools that come with the packages.
+
+How to run
+----------
+    uv run rllib train file experiments/simplecall_ppo.py
+    uv run rllib train file experiments/simplecall_ppo.py --set env_config.dataset.photos=/path/to/photos --seed 1
+    uv run rllib evaluate results/simplecall_ppo
+
+Deviations from SimpleCall (arXiv 2512.18599), which has no public code: the reward is the weighted increment of full-reference metrics
+(PSNR and SSIM) instead of DeQA-Score, and the encoder is a small CNN trained with the policy (``--set model_config.encoder=clip`` takes
+a frozen CLIP tower).
+"""
+
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module import RLModuleSpec
+
+from experiments.callbacks import RestorationCallbacks
+from policies.simplecall.rl_module import SimpleCallRLModule
+
+ITERATIONS = 70
+BATCH = 1024
+LEARNING_RATE = 5e-4
+
+stop = {"training_iteration": ITERATIONS}
+
+config = (
+    PPOConfig()
+    .environment(
+        "ir_env:ir_env/Restoration-v0",
+        env_config={
+            "dataset": {"photos": "builtin", "split": "train", "crop_size": 64, "combos": "A,B,C"},
+            "toolbox": "classical",
+            "metrics": ["psnry", "ssim", "gmsd"],
+            "reward": "delta_iqa",
+            "max_steps": 6,
+        },
+    )
+    .env_runners(
+        # two actors; the main process only learns, while they wait, so it asks for little and all three fit on two cores
+        num_env_runners=2,
+        num_cpus_per_env_runner=0.9,
+        num_envs_per_env_runner=16,
+        gym_env_vectorize_mode="vector_entry_point",
+        sample_timeout_s=600,
+    )
+    .resources(num_cpus_for_main_process=0.2)
+    .learners(num_learners=0, num_cpus_per_learner=0)
+    .training(
+        train_batch_size_per_learner=BATCH,
+        minibatch_size=256,
+        num_epochs=4,
+        lr=[[0, LEARNING_RATE], [ITERATIONS * BATCH, LEARNING_RATE / 10]],
+        gamma=0.9,
+        lambda_=0.9,
+        clip_param=0.2,
+        entropy_coeff=0.01,
+        vf_loss_coeff=0.5,
+        grad_clip=0.5,
+        use_kl_loss=False,
+    )
+    .rl_module(rl_module_spec=RLModuleSpec(module_class=SimpleCallRLModule, model_config={"encoder": "cnn", "hidden": [256, 256]}))
+    .callbacks(RestorationCallbacks)
+    .debugging(seed=0)
+)

@@ -1,0 +1,19 @@
+"""Any allowed action, equally likely."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.planners.base import Observation, Planner
+
+
+class RandomPlanner(Planner):
+    """Draws from the allowed actions, stop among them."""
+
+    name = "random"
+
+    def __init__(self, seed: int = 0):
+        self._rng = np.random.default_rng(seed)
+
+    def plan(self, observation: Observation) -> int:
+        return int(self._rng.choice(np.flatnonzero(observation.action_mask)))

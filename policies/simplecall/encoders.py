@@ -1,0 +1,86 @@
+"""Image encoders: a small CNN that is trained with the policy, or a frozen CLIP vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tool_actors.errors import IrEnvError, UnknownNameError
+
+
+class SmallCNN(nn.Module):
+    """Three convolutions, pooled by mean, spread and maximum, so that it does not matter where in the picture a degradation shows.
+
+    The first layer's 6 x 6 filters at stride 4 are wide enough to tell noise, blocking and blur apart, and cost a third of two 3 x 3 layers
+    at stride 2.
+
+    Args:
+        width: filters of the first layer.
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 6, padding=1, stride=4),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 2 * width, 3, padding=1, stride=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.ReLU(inplace=True),
+        ).to(memory_format=torch.channels_last)
+        self.features = 6 * width + 6
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
+        maps = self.layers(images - 0.5).flatten(2)
+        light = images.flatten(2)
+        return torch.cat([maps.mean(2), maps.std(2), maps.amax(2), light.mean(2), light.std(2)], dim=1)
+
+
+class FrozenCLIP(nn.Module):
+    """The vision tower of a CLIP model of transformers, frozen; its pooled output.
+
+    Args:
+        model: a folder with the weights, or a name on the hub (which needs a connection, or the weights in the local cache).
+    """
+
+    MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(self, model: str = "openai/clip-vit-base-patch32"):
+        super().__init__()
+        from transformers import CLIPVisionModel
+
+        try:
+            tower = CLIPVisionModel.from_pretrained(model)
+        except Exception as error:
+            raise IrEnvError(
+                f"the CLIP vision tower {model!r} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                "Give the folder of a downloaded model as encoder_options={'model': folder}, or use encoder='cnn'."
+            ) from error
+        # held outside the module's registry: neither trained, nor copied into every checkpoint
+        self._tower = [tower.eval().requires_grad_(False)]
+        self.side = tower.config.image_size
+        self.features = tower.config.hidden_size
+        self.register_buffer("mean", torch.tensor(self.MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
+        tower = self._tower[0].to(images.device)
+        resized = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
+        with torch.no_grad():
+            return tower(pixel_values=(resized - self.mean) / self.std).pooler_output
+
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN, "clip": FrozenCLIP}
+"""Add an encoder of your own here: a module from float32 (B, 3, S, S) in [0, 1] to (B, features), with an int ``features``."""
+
+
+def make_encoder(name: str, options: Mapping | None = None) -> nn.Module:
+    """An encoder by name; raises :class:`UnknownNameError`."""
+    if name not in ENCODERS:
+        raise UnknownNameError("encoder", name, ENCODERS)
+    return ENCODERS[name](**(options or {}))

@@ -1,0 +1,62 @@
+"""The actor-critic network, free of RLlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policies.simplecall.encoders import make_encoder
+
+FORBIDDEN = -1e9
+"""The logit of a masked action: finite, so that a distribution over one allowed action stays defined."""
+
+
+class SimpleCallNetwork(nn.Module):
+    """Features of the image, the actions so far and the step -> logits of the actions and a value.
+
+    Args:
+        actions: number of actions, stop included.
+        max_steps: length of the history.
+        encoder, encoder_options: see :func:`policies.simplecall.encoders.make_encoder`.
+        hidden: widths of the trunk's layers.
+    """
+
+    def __init__(
+        self,
+        actions: int,
+        max_steps: int,
+        encoder: str = "cnn",
+        encoder_options: Mapping | None = None,
+        hidden: Sequence[int] = (256, 256),
+    ):
+        super().__init__()
+        self.actions, self.max_steps = actions, max_steps
+        self.encoder = make_encoder(encoder, encoder_options)
+        layers, width = [], self.encoder.features + max_steps * (actions + 1) + 1 + actions
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.Tanh()]
+            width = size
+        self.trunk = nn.Sequential(*layers)
+        self.actor, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
+        nn.init.normal_(self.actor.weight, std=0.01)
+        nn.init.zeros_(self.actor.bias)
+        nn.init.zeros_(self.critic.bias)
+
+    def features(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output (B, width)."""
+        image = observation["image"].permute(0, 3, 1, 2).float() / 255.0
+        history = F.one_hot(observation["history"].long(), self.actions + 1).flatten(1).float()
+        step = observation["step"].float().reshape(-1, 1) / self.max_steps
+        mask = observation["action_mask"].float()
+        return self.trunk(torch.cat([self.encoder(image), history, step, mask], dim=1))
+
+    def logits(self, features: Tensor, action_mask: Tensor) -> Tensor:
+        """Logits (B, actions); masked actions get :data:`FORBIDDEN`."""
+        return self.actor(features).masked_fill(action_mask == 0, FORBIDDEN)
+
+    def value(self, features: Tensor) -> Tensor:
+        """Values (B,)."""
+        return self.critic(features).squeeze(-1)

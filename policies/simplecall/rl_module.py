@@ -1,0 +1,43 @@
+"""The network as an RLModule of RLlib's new API stack, for PPO and its relatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+
+from policies.simplecall.network import SimpleCallNetwork
+from tool_actors.errors import IrEnvError
+
+
+class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):
+    """``model_config`` holds the arguments of :class:`SimpleCallNetwork` but the sizes, which the spaces give."""
+
+    def setup(self):
+        space = self.observation_space
+        if not isinstance(space, gymnasium.spaces.Dict) or not {"image", "history", "step", "action_mask"} <= set(space.spaces):
+            raise IrEnvError(f"SimpleCallRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
+        # RLlib adds its own default settings to the model_config; ours are these
+        options = {key: value for key, value in dict(self.model_config).items() if key in ("encoder", "encoder_options", "hidden")}
+        self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **options)
+
+    def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        observation = batch[Columns.OBS]
+        features = self.network.features(observation)
+        return {
+            Columns.EMBEDDINGS: features,
+            Columns.ACTION_DIST_INPUTS: self.network.logits(features, observation["action_mask"]),
+        }
+
+    def _forward_exploration(self, batch, **kwargs):
+        output = super()._forward_exploration(batch, **kwargs)
+        del output[Columns.EMBEDDINGS]  # or every step would carry them into the episodes
+        return output
+
+    def compute_values(self, batch: dict[str, Any], embeddings=None):
+        if embeddings is None:
+            embeddings = self.network.features(batch[Columns.OBS])
+        return self.network.value(embeddings)
