@@ -1,0 +1,167 @@
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import ir_env  # noqa: F401  registers the environments
+from ir_env.env import RestorationEnv
+from ir_env.images import save_image
+from ir_env.vector_env import RestorationVectorEnv
+from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.toolbox import Tool, Toolbox, ToolSpec
+
+IDS = [name for name in gymnasium.registry if name.startswith("ir_env/")]
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_gymnasiums_checker_accepts_it(env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*display.*")
+        check_env(gymnasium.make(env_id).unwrapped)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_stable_baselines_checker_and_ppo_accept_it(env_id):
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_checker import check_env as sb3_check
+
+    env = gymnasium.make(env_id, max_steps=3)
+    sb3_check(env.unwrapped)
+    model = PPO("MultiInputPolicy", env, n_steps=32, batch_size=16, n_epochs=1, seed=0, device="cpu").learn(32)
+    action, _ = model.predict(env.reset(seed=0)[0], deterministic=True)
+    assert env.action_space.contains(int(action))
+
+
+def play(episodes, seed):
+    """Everything but times that a seeded random agent sees."""
+    env = gymnasium.make("ir_env/Restoration-v0", max_steps=3)
+    env.action_space.seed(seed)
+    record = []
+    for episode in range(episodes):
+        observation, info = env.reset(seed=seed if episode == 0 else None)
+        done, reward = False, 0.0
+        while not done:
+            record.append((observation["image"].tobytes(), observation["history"].tolist(), reward, info["metrics"], info["sample"]))
+            observation, reward, terminated, truncated, info = env.step(env.action_space.sample(mask=observation["action_mask"]))
+            done = terminated or truncated
+        record.append((observation["image"].tobytes(), reward, info["metrics"], terminated))
+    return record
+
+
+def test_the_same_seed_gives_the_same_episodes():
+    assert play(12, 5) == play(12, 5) != play(12, 6)
+
+
+@pytest.mark.slow
+def test_a_thousand_random_episodes_are_identical_twice():
+    assert play(1000, 1) == play(1000, 1)
+
+
+def test_one_episode_by_hand():
+    env = gymnasium.make("ir_env/Restoration-v0", reward="delta_psnr", metrics=["psnr", "psnry"]).unwrapped
+    observation, info = env.reset(seed=0, options={"sample": "flower[8,16,64,64]|haze|5"})
+    assert info["sample"] == "flower[8,16,64,64]|haze|5" and info["combo"] == "haze" and info["tool"] == ""
+    before = info["metrics"]["psnr"]
+    clean, degraded = env.episode.reference.astype(float), observation["image"].astype(float)
+    assert before == pytest.approx(10 * np.log10(255**2 / np.mean((clean - degraded) ** 2)), abs=1e-3)
+    index = env.actions.index("dcp.strong")
+    observation, reward, terminated, truncated, info = env.step(index)
+    assert (terminated, truncated, info["tool"]) == (False, False, "dcp.strong")
+    assert reward == pytest.approx(info["metrics"]["psnr"] - before, abs=1e-4) and reward > 1
+    assert observation["history"].tolist() == [index + 1, 0, 0, 0, 0, 0] and observation["step"] == [1.0]
+    _, reward, terminated, truncated, info = env.step(env.actions.stop)
+    assert (reward, terminated, truncated, info["tool"]) == (0.0, True, False, "stop")
+    with pytest.raises(IrEnvError, match="has ended"):
+        env.step(0)
+
+
+def test_super_resolution_is_allowed_once_and_on_small_images_only():
+    env = RestorationEnv()
+    observation, _ = env.reset(seed=1, options={"combo": "noise"})
+    enlarging = [i for i, action in enumerate(env.actions) if action.task == "super_resolve"]
+    assert not observation["action_mask"][enlarging].any() and observation["action_mask"].sum() == env.actions.n - len(enlarging)
+    observation, _ = env.reset(seed=1, options={"combo": "low_resolution"})
+    assert observation["action_mask"].all() and env.episode.state.shape == (16, 16, 3)
+    observation, reward, *_, info = env.step(env.actions.index("bicubic.x4"))
+    assert env.episode.state.shape == (64, 64, 3) and not observation["action_mask"][enlarging].any()
+    state = env.episode.state
+    _, reward, *_, info = env.step(env.actions.index("lanczos.x4"))
+    assert info["invalid"] and reward == pytest.approx(-0.1) and env.episode.state is state and env.episode.history[-1] == enlarging[-1]
+
+
+def test_it_truncates_after_max_steps():
+    env = RestorationEnv(max_steps=2)
+    env.reset(seed=0, options={"combo": "noise"})
+    assert env.step(0)[2:4] == (False, False)
+    assert env.step(0)[2:4] == (False, True)
+
+
+def test_own_images(tmp_path, photo):
+    path = save_image(tmp_path / "mine.png", photo)
+    env = RestorationEnv(low_resolution_below=300)
+    _, info = env.reset(seed=0, options={"image": str(path), "combo": "rain"})
+    assert info["sample"] == str(path) and env.episode.reference.shape == photo.shape
+    plain = RestorationEnv(metrics=["niqe", "piqe"], reward_weights={"niqe": 1.0})
+    observation, info = plain.reset(options={"image": photo})
+    assert observation["image"].shape == (64, 64, 3) and set(info["metrics"]) == {"niqe", "piqe"}
+    with pytest.raises(IrEnvError, match="reference"):
+        env.reset(options={"image": photo})
+    with pytest.raises(UnknownNameError, match="reset option"):
+        env.reset(options={"imgae": photo})
+
+
+class Failing(Tool):
+    spec = ToolSpec("failing.tool", "denoise", fingerprint="f")
+
+    def __call__(self, images):
+        raise RuntimeError("out of order")
+
+
+def test_a_failing_tool_ends_its_own_episode_only():
+    toolbox = Toolbox([Failing(), *RestorationEnv().process.executor.toolbox])
+    env = RestorationVectorEnv(num_envs=3, toolbox=toolbox)
+    env.reset(seed=0)
+    _, rewards, terminated, _, infos = env.step([0, env.actions.index("nlm.light"), env.actions.stop])
+    assert terminated.tolist() == [True, False, True]
+    assert "failing.tool" in infos["error"][0] and "out of order" in infos["error"][0] and not infos["error"][1]
+    assert rewards[0] == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"toolbox": "clasical"}, "classical"),
+        ({"metrics": ["pnsry"]}, "did you mean 'psn"),
+        ({"metrics": []}, "list of metric names"),
+        ({"reward": "delta_iq"}, "delta_iqa"),
+        ({"reward_weights": {"lpips": 1.0}}, "not in the suite"),
+        ({"metrics": ["gmsd"]}, "reward_weights"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"dataset": {"combos": "rian"}}, "rian"),
+        ({"render_mode": "video"}, "render_mode"),
+        ({"toolbox": []}, "empty"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    with pytest.raises(IrEnvError, match=words):
+        RestorationEnv(**arguments)
+
+
+def test_rendering():
+    env = RestorationEnv(render_mode="rgb_array")
+    env.reset(seed=0, options={"combo": "rain+haze"})
+    narrow = env.render()
+    env.step(env.actions.index("guided.derain"))
+    wide = env.render()
+    assert wide.dtype == np.uint8 and wide.ndim == 3 and wide.shape[0] == narrow.shape[0] and wide.shape[1] > narrow.shape[1] + 150
+    text = RestorationEnv(render_mode="ansi")
+    text.reset(seed=0)
+    text.step(text.actions.stop)
+    assert "stop" in text.render() and "psnry" in text.render()
+    assert RestorationEnv().render() is None
+    vector = RestorationVectorEnv(num_envs=2, render_mode="rgb_array")
+    vector.reset(seed=0)
+    assert len(vector.render()) == 2

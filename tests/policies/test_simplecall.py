@@ -1,0 +1,85 @@
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from ir_env.env import RestorationEnv
+from policies.simplecall.encoders import FrozenCLIP, SmallCNN, make_encoder
+from policies.simplecall.network import FORBIDDEN, SimpleCallNetwork
+from tool_actors.errors import IrEnvError, UnknownNameError
+
+
+@pytest.fixture(scope="module")
+def env():
+    return RestorationEnv()
+
+
+def batch(env, count=3):
+    observations = [env.reset(seed=seed)[0] for seed in range(count)]
+    return {key: torch.from_numpy(np.stack([observation[key] for observation in observations])) for key in observations[0]}
+
+
+def test_the_network_reads_every_part_of_the_observation(env):
+    torch.manual_seed(0)
+    network = SimpleCallNetwork(env.actions.n, 6).eval()
+    base = batch(env)
+    features = network.features(base)
+    logits = network.logits(features, base["action_mask"])
+    assert logits.shape == (3, env.actions.n) and network.value(features).shape == (3,)
+    for key, change in {"image": 255 - base["image"], "history": base["history"] + 1, "step": base["step"] + 1}.items():
+        assert not torch.allclose(network.features({**base, key: change}), features), key
+
+
+def test_masked_actions_are_never_chosen(env):
+    network = SimpleCallNetwork(env.actions.n, 6)
+    base = batch(env)
+    mask = torch.zeros_like(base["action_mask"])
+    mask[:, -1] = 1
+    logits = network.logits(network.features(base), mask)
+    assert (logits[:, :-1] == FORBIDDEN).all() and logits.softmax(1)[:, -1].tolist() == [1, 1, 1]
+
+
+def test_the_shipped_encoder_recognises_degradations():
+    card = json.loads(SmallCNN.WEIGHTS.with_suffix(".json").read_text())
+    assert min(card["held_out"]["balanced_accuracy"].values()) > 0.75
+    assert SmallCNN.WEIGHTS.stat().st_size < 300 * 1024
+    fresh, shipped = SmallCNN(pretrained=False), SmallCNN()
+    images = torch.rand(2, 3, 64, 64)
+    assert shipped(images).shape == (2, shipped.features) and not torch.allclose(fresh(images), shipped(images))
+
+
+def test_a_frozen_clip_tower_from_a_folder(tmp_path, env):
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
+    tower = CLIPVisionModel(config)
+    tower.save_pretrained(tmp_path)
+    network = SimpleCallNetwork(env.actions.n, 6, encoder="clip", encoder_options={"model": str(tmp_path)})
+    assert isinstance(network.encoder, FrozenCLIP)
+    assert not list(network.encoder.parameters()), "frozen weights are neither trained nor checkpointed"
+    assert not any("tower" in name for name in network.state_dict())
+    network.value(network.features(batch(env))).sum().backward()
+    images = torch.rand(2, 3, 32, 32)
+    normal = (images - network.encoder.mean) / network.encoder.std
+    assert torch.allclose(network.encoder(images), tower.eval()(pixel_values=normal).pooler_output, atol=1e-4)
+
+
+def test_absent_clip_weights_and_unknown_encoders_are_named(tmp_path):
+    with pytest.raises(IrEnvError, match=r"cannot be loaded.*encoder='cnn'"):
+        make_encoder("clip", {"model": str(tmp_path / "absent")})
+    with pytest.raises(UnknownNameError, match="cnn"):
+        make_encoder("cmn")
+
+
+def test_the_rl_module_refuses_other_environments():
+    from ray.rllib.core.rl_module import RLModuleSpec
+
+    from policies.simplecall.rl_module import SimpleCallRLModule
+
+    spec = RLModuleSpec(
+        SimpleCallRLModule, gymnasium.spaces.Box(0, 1, (4,)), gymnasium.spaces.Discrete(2), model_config={"encoder": "cnn"}
+    )
+    with pytest.raises(IrEnvError, match="Restoration-v0"):
+        spec.build()
