@@ -137,7 +137,9 @@ def evaluate(network: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
 
 
 def describe(report: dict) -> str:
-    return " ".join(f"{name} {value:.2f}" for name, value in report["balanced_accuracy"].items()) + f"  psnr ±{report['psnr_error_db']:.2f} dB"
+    return (
+        " ".join(f"{name} {value:.2f}" for name, value in report["balanced_accuracy"].items()) + f"  psnr ±{report['psnr_error_db']:.2f} dB"
+    )
 
 
 if __name__ == "__main__":

@@ -85,13 +85,13 @@ def measure(num_envs: int, crop_size: int, steps: int, rounds: int, seed: int = 
             env_seconds, bare_seconds = env_seconds + spent, bare_seconds + bare
     count = steps * rounds
     return {
-        "sub-environments": num_envs,
+        "envs": num_envs,
         "crop": crop_size,
-        "vector step, ms": 1000 * env_seconds / count,
+        "step, ms": 1000 * env_seconds / count,
         "bare, ms": 1000 * bare_seconds / count,
-        "ratio, median": float(np.median(ratios)),
-        "ratio, worst round": float(np.max(ratios)),
-        "calls per distinct (tool, shape)": calls / distinct,
+        "ratio": float(np.median(ratios)),
+        "worst": float(np.max(ratios)),
+        "calls / (tool, shape)": calls / distinct,
     }
 
 

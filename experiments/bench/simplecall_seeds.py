@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> dict:
         mean, spread = float(np.mean(rewards)), float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0
         report["rewards"][policy] = {"seeds": rewards, "mean": mean, "std": spread}
         table.add_row(policy, *(f"{reward:+.3f}" for reward in rewards), f"{mean:+.3f}", f"{spread:.3f}")
-    table.add_row("seconds", *(f"{seconds:.0f}" for seconds in report["seconds"].values()), f"{np.mean(list(report['seconds'].values())):.0f}", "")
+    table.add_row(
+        "seconds", *(f"{seconds:.0f}" for seconds in report["seconds"].values()), f"{np.mean(list(report['seconds'].values())):.0f}", ""
+    )
     fixed, greedy = report["rewards"]["best fixed"]["mean"], report["rewards"]["greedy"]["mean"]
     report["closed"] = (report["rewards"]["policy"]["mean"] - fixed) / (greedy - fixed)
     console = Console()

@@ -21,6 +21,7 @@ class SimpleCallNetwork(nn.Module):
         actions: number of actions, stop included.
         max_steps: length of the history.
         encoder, encoder_options: see :func:`policies.simplecall.encoders.make_encoder`.
+        train_encoder: whether the encoder goes on learning with the policy.
         hidden: widths of the trunk's layers.
     """
 
@@ -30,11 +31,12 @@ class SimpleCallNetwork(nn.Module):
         max_steps: int,
         encoder: str = "cnn",
         encoder_options: Mapping | None = None,
+        train_encoder: bool = True,
         hidden: Sequence[int] = (256, 256),
     ):
         super().__init__()
         self.actions, self.max_steps = actions, max_steps
-        self.encoder = make_encoder(encoder, encoder_options)
+        self.encoder = make_encoder(encoder, encoder_options).requires_grad_(train_encoder)
         layers, width = [], self.encoder.features + max_steps * (actions + 1) + 1 + actions
         for size in hidden:
             layers += [nn.Linear(width, size), nn.Tanh()]

@@ -12,6 +12,8 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from policies.simplecall.network import SimpleCallNetwork
 from tool_actors.errors import IrEnvError
 
+OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
+
 
 class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):
     """``model_config`` holds the arguments of :class:`SimpleCallNetwork` but the sizes, which the spaces give."""
@@ -21,7 +23,7 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):
         if not isinstance(space, gymnasium.spaces.Dict) or not {"image", "history", "step", "action_mask"} <= set(space.spaces):
             raise IrEnvError(f"SimpleCallRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
         # RLlib adds its own default settings to the model_config; ours are these
-        options = {key: value for key, value in dict(self.model_config).items() if key in ("encoder", "encoder_options", "hidden")}
+        options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
         self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **options)
 
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:

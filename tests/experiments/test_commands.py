@@ -32,7 +32,13 @@ def command(name, *arguments, cwd, **options):
     environment = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "160"}
     module = {"ir-env": "experiments.cli.ir_env", "rllib": "experiments.cli.rllib"}[name]
     return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, **options
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        **options,
     )
 
 
@@ -45,7 +51,9 @@ def test_help_is_immediate_and_loads_nothing_heavy(arguments, tmp_path):
 
 
 def test_importing_the_package_is_light():
-    code = "import sys, ir_env; print([name for name in ('torch', 'ray', 'pyiqa', 'basicsr', 'transformers', 'cv2') if name in sys.modules])"
+    code = (
+        "import sys, ir_env; print([name for name in ('torch', 'ray', 'pyiqa', 'basicsr', 'transformers', 'cv2') if name in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
@@ -59,7 +67,16 @@ def test_degrade_and_restore(tmp_path, photo):
     (tmp_path / "broken.png").write_bytes((tmp_path / "cat.png").read_bytes()[:2000])
     Image.new("L", (40, 30), 120).save(tmp_path / "grey.png")
     result = command(
-        "ir-env", "restore", "cat_rain+haze.png", "broken.png", "grey.png", "--policy", "fixed:guided.derain+dcp.strong", "--out", "out", cwd=tmp_path
+        "ir-env",
+        "restore",
+        "cat_rain+haze.png",
+        "broken.png",
+        "grey.png",
+        "--policy",
+        "fixed:guided.derain+dcp.strong",
+        "--out",
+        "out",
+        cwd=tmp_path,
     )
     assert result.returncode == 2 and "broken.png: not a readable image" in result.stderr, "the bad file is named, the others are restored"
     assert load_image(tmp_path / "out" / "cat_rain+haze_restored.png").shape == photo.shape

@@ -34,7 +34,17 @@ def test_the_shipped_experiment_and_its_settings():
 def test_the_yaml_form_equals_the_python_form():
     yaml, python = load_experiment("experiments/simplecall_ppo.yaml"), load_experiment(PPO)
     assert yaml.stop == python.stop
-    for name in ("env", "env_config", "lr", "gamma", "lambda_", "num_epochs", "minibatch_size", "train_batch_size_per_learner", "entropy_coeff"):
+    for name in (
+        "env",
+        "env_config",
+        "lr",
+        "gamma",
+        "lambda_",
+        "num_epochs",
+        "minibatch_size",
+        "train_batch_size_per_learner",
+        "entropy_coeff",
+    ):
         assert getattr(yaml.config, name) == getattr(python.config, name), name
     assert yaml.config.rl_module_spec.module_class is python.config.rl_module_spec.module_class
     assert yaml.config.rl_module_spec.model_config == python.config.rl_module_spec.model_config

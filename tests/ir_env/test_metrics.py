@@ -60,7 +60,7 @@ def test_signs_follow_the_direction():
 
 
 def test_what_cannot_be_scored_says_why(crop):
-    with pytest.raises(MetricError, match="no reference|there is none"):
+    with pytest.raises(MetricError, match="there is none"):
         MetricSuite(["psnr"]).score([crop], [None])
     with pytest.raises(MetricError, match="cannot be compared"):
         MetricSuite(["psnr"]).score([crop], [crop[:60]])
@@ -84,7 +84,9 @@ def test_absent_weights_are_named_with_the_place_where_they_are_looked_for(crop,
     with pytest.raises(MetricWeightsMissing) as caught:
         MetricSuite(["lpips"]).score([crop], [crop])
     message = str(caught.value)
-    assert "'lpips'" in message and str(tmp_path) in message and "alexnet" in message and "no route to host" in message and "psnry" in message
+    assert (
+        "'lpips'" in message and str(tmp_path) in message and "alexnet" in message and "no route to host" in message and "psnry" in message
+    )
 
 
 def test_the_shim_makes_basicsr_importable():

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,7 +32,7 @@ def test_golden_values():
 @given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1), st.floats(-1, 0)), min_size=2, max_size=7))
 def test_increments_telescope(vectors):
     reward = make_reward("delta_iqa", NAMES)
-    total = sum(reward(step(a, b)) for a, b in zip(vectors, vectors[1:]))
+    total = sum(reward(step(a, b)) for a, b in pairwise(vectors))
     assert total == pytest.approx(reward(step(vectors[0], vectors[-1])), abs=1e-4)
 
 

@@ -53,7 +53,9 @@ def test_the_shipped_encoder_recognises_degradations():
 def test_a_frozen_clip_tower_from_a_folder(tmp_path, env):
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    config = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
     tower = CLIPVisionModel(config)
     tower.save_pretrained(tmp_path)
     network = SimpleCallNetwork(env.actions.n, 6, encoder="clip", encoder_options={"model": str(tmp_path)})
@@ -78,8 +80,6 @@ def test_the_rl_module_refuses_other_environments():
 
     from policies.simplecall.rl_module import SimpleCallRLModule
 
-    spec = RLModuleSpec(
-        SimpleCallRLModule, gymnasium.spaces.Box(0, 1, (4,)), gymnasium.spaces.Discrete(2), model_config={"encoder": "cnn"}
-    )
+    spec = RLModuleSpec(SimpleCallRLModule, gymnasium.spaces.Box(0, 1, (4,)), gymnasium.spaces.Discrete(2), model_config={"encoder": "cnn"})
     with pytest.raises(IrEnvError, match="Restoration-v0"):
         spec.build()

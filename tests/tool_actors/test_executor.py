@@ -44,7 +44,12 @@ def test_results_come_in_order_and_identical_requests_run_once():
     executor = LocalExecutor(Toolbox([tool, other]), cache_bytes=0)
     states = [image(10), image(20), image(10), image(30, (16, 20))]
     results = executor.run(
-        [Request(states[0], "count.plus"), Request(states[1], "count.minus"), Request(states[2], "count.plus"), Request(states[3], "count.plus")]
+        [
+            Request(states[0], "count.plus"),
+            Request(states[1], "count.minus"),
+            Request(states[2], "count.plus"),
+            Request(states[3], "count.plus"),
+        ]
     )
     assert [int(result.state.pixels[0, 0, 0]) for result in results] == [36, 0, 36, 56]
     assert results[3].state.shape == (16, 20, 3)
