@@ -60,7 +60,9 @@ class RestorationCallbacks(RLlibCallback):
 
         if not hasattr(self, "_process"):
             self._process = RestorationProcess(**evaluation_settings(algorithm.config.env_config))
-            self._writer = SummaryWriter(algorithm.logdir)
+            # under Tune, logdir is a scratch folder that goes with the session; the trial's own folder stays
+            storage = getattr(algorithm, "_storage", None)
+            self._writer = SummaryWriter(storage.trial_fs_path if storage else algorithm.logdir)
         episodes = start_heldout(self._process, PICTURE_SAMPLES)
         for _ in run(self._process, ModulePlanner(algorithm.get_module()), episodes):
             pass

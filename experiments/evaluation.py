@@ -14,7 +14,7 @@ from ir_env.datasets.base import fixed_samples
 from ir_env.process import Episode, RestorationProcess
 from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, Planner, RandomPlanner, run, search_fixed_plan
 
-DEFAULT_SAMPLES = 192
+DEFAULT_SAMPLES = 128
 HELDOUT_SEED = 20_000
 BATCH = 32
 
@@ -54,13 +54,14 @@ class Table:
 
     def render(self):
         """A rich table."""
+        from rich.box import SIMPLE_HEAD
         from rich.markup import escape
         from rich.table import Table as RichTable
 
         names = list(self.rows[0].metrics)
-        table = RichTable(title=f"{self.samples} held-out images", caption=escape(self.note), caption_justify="left")
-        table.add_column("policy", overflow="fold")
-        for name in ("mean reward", *names, "tools / image", "made worse"):
+        table = RichTable(title=f"{self.samples} held-out images", caption=escape(self.note), caption_justify="left", box=SIMPLE_HEAD)
+        table.add_column("policy", no_wrap=True)
+        for name in ("mean reward", *names, "tools", "worse"):
             table.add_column(name, justify="right", no_wrap=True)
         best = max(row.reward for row in self.rows)
         for row in self.rows:
@@ -131,12 +132,13 @@ def compare(
         rows.append(measure(process, planner, start_heldout(process, samples, seed), name))
     progress("best fixed plan")
     best: FixedPlan = search_fixed_plan(process, start_heldout(process, samples, seed))
-    rows.append(measure(process, best, start_heldout(process, samples, seed), f"best {best.name}"))
+    rows.append(measure(process, best, start_heldout(process, samples, seed), "best fixed plan"))
     progress("greedy")
     rows.append(measure(process, GreedyPlanner(), start_heldout(process, samples, seed), "greedy (oracle)"))
     dataset = evaluation_settings(env_config, combos)["dataset"]
     note = (
-        f"dataset {json.dumps(dataset, default=str)}, seed {seed}; {process.suite.describe()}. "
-        "The fixed plan was chosen on these images; greedy looks one step ahead on the true metric."
+        f"The fixed plan, {' + '.join(best.tools) or 'nothing'}, was chosen on these very images; greedy looks one step ahead on the true "
+        f"metric. tools: mean number applied; worse: share of images with a negative reward. {process.suite.describe()}; seed {seed}; "
+        f"dataset {json.dumps(dataset, default=str)}."
     )
     return Table(rows, samples, seed, note)

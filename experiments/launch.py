@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,25 +60,27 @@ def train(
 
     from experiments.progress import ProgressDisplay, fraction_done
 
+    _quieten_rllib()
     algorithm = experiment.config.algo_class
+    stop = experiment.stop
     ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        _check_resources(experiment.config, ray.cluster_resources())
-        display = ProgressDisplay(experiment.stop, console)
+        display = ProgressDisplay(stop, console)
         if resume:
-            tuner = tune.Tuner.restore(
-                str(folder), trainable=algorithm, param_space=experiment.config, resume_unfinished=True, resume_errored=True
-            )
-            # Tune keeps the callbacks of the first start; the display belongs to this process
-            tuner._local_tuner._run_config.callbacks = [display]
+            tuner = tune.Tuner.restore(str(folder), trainable=algorithm, resume_unfinished=True, resume_errored=True)
+            # Tune keeps the stop and the callbacks of the first start; the display belongs to this process
+            saved = tuner._local_tuner._run_config
+            display.stop = stop = dict(saved.stop)
+            saved.callbacks = [display]
         else:
+            _check_resources(experiment.config, ray.cluster_resources())
             tuner = tune.Tuner(
                 algorithm,
                 param_space=experiment.config,
                 run_config=tune.RunConfig(
                     name=folder.name,
                     storage_path=str(folder.parent),
-                    stop=experiment.stop,
+                    stop=stop,
                     verbose=0,
                     callbacks=[display],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=checkpoint_every, checkpoint_at_end=True, num_to_keep=3),
@@ -92,7 +95,7 @@ def train(
             f"last checkpoint is kept: mend the cause and add --resume."
         )
     checkpoint = Path(result.checkpoint.path) if result.checkpoint else None
-    return Outcome(folder, checkpoint, fraction_done(experiment.stop, result.metrics or {}) >= 1.0)
+    return Outcome(folder, checkpoint, fraction_done(stop, result.metrics or {}) >= 1.0)
 
 
 def _check_resources(config, available: dict[str, float]) -> None:
@@ -113,6 +116,7 @@ def closing_table(checkpoint: Path, console: Console, folder: Path | None, sampl
     from policies.checkpoints import load_checkpoint
     from tool_actors.threads import limit_threads
 
+    _quieten_rllib()
     limit_threads(1)
     planner = load_checkpoint(checkpoint)
     if not planner.env_config:
@@ -125,6 +129,13 @@ def closing_table(checkpoint: Path, console: Console, folder: Path | None, sampl
     if folder is not None:
         table.save(folder / "heldout.json")
         (folder / "policy.json").write_text(json.dumps({"checkpoint": str(checkpoint.relative_to(folder))}))
+
+
+def _quieten_rllib() -> None:
+    """Its warnings are about its own calls to itself; importing it sets the level, so this comes after."""
+    import ray.rllib  # noqa: F401
+
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
 
 
 def _last_line(error: BaseException) -> str:

@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs; one in five is held out")
     parser.add_argument("--samples", type=int, default=60_000, help="degraded crops")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--heldout-samples", type=int, default=4_000)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -48,11 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     start = time.monotonic()
     images, targets = make_samples(options.photos, "train", options.samples, options.seed, options.processes)
-    test_images, test_targets = make_samples(options.photos, "heldout", 4_000, options.seed + 1, options.processes)
+    test_images, test_targets = make_samples(options.photos, "heldout", options.heldout_samples, options.seed + 1, options.processes)
     limit_threads(multiprocessing.cpu_count())
     torch.manual_seed(options.seed)
     encoder = SmallCNN(pretrained=False)
-    network = nn.Sequential(encoder, nn.Linear(encoder.features, targets.shape[1]))
+    network = Recogniser(encoder, targets.shape[1])
     steps = options.epochs * (len(images) // options.batch)
     optimiser = torch.optim.AdamW(network.parameters(), options.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, total_steps=steps)
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     card = {
         "network": "SmallCNN, width 32",
         "learned": "which degradations were applied; PSNR; difference of mean and of contrast",
-        "photographs": Path(options.photos).resolve().name,
+        "photographs": "/".join(Path(options.photos).resolve().parts[-2:]),
         "combinations": COMBOS,
         "settings": {key: getattr(options, key) for key in ("samples", "epochs", "batch", "lr", "seed")},
         "seconds": round(time.monotonic() - start),
@@ -116,6 +117,17 @@ def _make_chunk(job: tuple[str, str, int, int]) -> tuple[np.ndarray, np.ndarray]
         psnr = -10 * np.log10(np.mean((clean - seen) ** 2) + 1e-6)
         targets[row, -3:] = psnr / 10.0, 4 * (clean.mean() - seen.mean()), 4 * (clean.std() - seen.std())
     return images, targets
+
+
+class Recogniser(nn.Module):
+    """The encoder and a linear layer on its head."""
+
+    def __init__(self, encoder: SmallCNN, outputs: int):
+        super().__init__()
+        self.encoder, self.output = encoder, nn.Linear(encoder.HEAD, outputs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.output(self.encoder(images)[:, -self.encoder.HEAD :])
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,10 @@ from ray.tune import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ir_env.metrics import METRICS
+
+METRIC_ORDER = tuple(METRICS)
+
 
 class ProgressDisplay(Callback):
     """One line per iteration (return, metrics of the last images, tool calls per image, steps per second, time left) over a bar.
@@ -48,7 +52,7 @@ class ProgressDisplay(Callback):
             )
         start, first = self._began
         left = (1 - done) * (now - start) / (done - first) if done > first else float("nan")
-        self.console.print(describe(result, left), highlight=False)
+        self.console.print(describe(result, left), highlight=False, soft_wrap=True)
         self._progress.update(self._task, completed=done, description=f"{clock(left)} left")
 
     def on_experiment_end(self, trials, **info):
@@ -77,7 +81,9 @@ def describe(result: Mapping, left: float) -> str:
     parts = [f"iteration {result['training_iteration']:>4}"]
     if "episode_return_mean" in runners:
         parts.append(f"return {runners['episode_return_mean']:+.3f}")
-    parts += [f"{name} {value:.4g}" for name, value in runners.get("quality", {}).items()]
+    parts += [
+        f"{name} {value:.4g}" for name, value in sorted(runners.get("quality", {}).items(), key=lambda item: METRIC_ORDER.index(item[0]))
+    ]
     if "tools_per_image" in runners:
         parts.append(f"tools/image {runners['tools_per_image']:.2f}")
     steps, seconds = runners.get("num_env_steps_sampled"), result.get("time_this_iter_s")

@@ -7,8 +7,8 @@ How to run
     uv run rllib evaluate results/simplecall_ppo
 
 Deviations from SimpleCall (arXiv 2512.18599), which has no public code: the reward is the weighted increment of full-reference metrics
-(PSNR and SSIM) instead of DeQA-Score, and the encoder is a small CNN trained with the policy (``--set model_config.encoder=clip`` takes
-a frozen CLIP tower).
+(PSNR and SSIM) instead of DeQA-Score, and the frozen encoder is a small CNN that recognises degradations, shipped with the project
+(``--set model_config.encoder=clip`` takes a CLIP tower).
 """
 
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -17,9 +17,9 @@ from ray.rllib.core.rl_module import RLModuleSpec
 from experiments.callbacks import RestorationCallbacks
 from policies.simplecall.rl_module import SimpleCallRLModule
 
-ITERATIONS = 70
+ITERATIONS = 64
 BATCH = 1024
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 1e-3
 
 stop = {"training_iteration": ITERATIONS}
 
@@ -50,7 +50,7 @@ config = (
         minibatch_size=256,
         num_epochs=4,
         lr=[[0, LEARNING_RATE], [ITERATIONS * BATCH, LEARNING_RATE / 10]],
-        gamma=0.9,
+        gamma=0.8,
         lambda_=0.9,
         clip_param=0.2,
         entropy_coeff=0.01,

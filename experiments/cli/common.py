@@ -14,8 +14,8 @@ def prepare_ray() -> None:
     """
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
+    # Tune's newer display prints its own banner and table over ours
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -7,7 +7,7 @@ import sys
 
 from experiments.cli.common import guarded, prepare_ray
 
-DEFAULT_SAMPLES = 192
+DEFAULT_SAMPLES = 128
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +51,10 @@ def _train(options: argparse.Namespace) -> int:
     console.print("loading the experiment (Ray and torch take some seconds) ...")
     from experiments.experiment_file import load_experiment
     from experiments.launch import closing_table, run_folder, train
+    from tool_actors.errors import IrEnvError
 
+    if options.resume and (options.stop or options.set or options.seed is not None):
+        raise IrEnvError("a resumed run keeps its settings and its end: leave out --stop, --set and --seed, or start a new run")
     experiment = load_experiment(options.experiment, options.set, options.stop, options.seed)
     folder = run_folder(options.storage, options.name or experiment.name, options.resume)
     verb = "resuming" if options.resume else "training"

@@ -36,7 +36,7 @@ def search_fixed_plan(
     process: RestorationProcess,
     episodes: Sequence[Episode],
     max_length: int = 4,
-    beam: int = 3,
+    beam: int = 2,
     progress: Callable[[], None] = lambda: None,
 ) -> FixedPlan:
     """The plan with the highest mean gain over the episodes, by beam search.

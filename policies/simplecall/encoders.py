@@ -15,8 +15,8 @@ from tool_actors.errors import IrEnvError, UnknownNameError
 class SmallCNN(nn.Module):
     """Four convolutions, pooled by mean, spread and maximum, so that it does not matter where in the picture a degradation shows.
 
-    It starts from weights that recognise degradations, trained by ``python -m experiments.pretrain_encoder`` on photographs outside the
-    built-in collection, and goes on learning with the policy.
+    Its weights recognise degradations: ``python -m experiments.pretrain_encoder`` made them from photographs outside the built-in
+    collection (the card beside them says which, and how well it does).
 
     Args:
         width: filters of the first layer.
@@ -24,6 +24,8 @@ class SmallCNN(nn.Module):
     """
 
     WEIGHTS = Path(__file__).parent / "weights" / "cnn.safetensors"
+    HEAD = 128
+    """Width of the layer that recognition was learned on; the policy sees it and what it reads."""
 
     def __init__(self, width: int = 32, pretrained: bool = True):
         super().__init__()
@@ -37,8 +39,8 @@ class SmallCNN(nn.Module):
             nn.Conv2d(2 * width, 2 * width, 3, padding=1),
             nn.ReLU(inplace=True),
         )
-        self.features = 128
-        self.head = nn.Sequential(nn.Linear(6 * width + 6, self.features), nn.ReLU(inplace=True))
+        self.head = nn.Sequential(nn.Linear(6 * width + 6, self.HEAD), nn.ReLU(inplace=True))
+        self.features = 6 * width + 6 + self.HEAD
         if pretrained:
             from safetensors.torch import load_file
 
@@ -49,8 +51,8 @@ class SmallCNN(nn.Module):
         """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
         maps = self.layers(images - 0.5).flatten(2)
         light = images.flatten(2)
-        pooled = [maps.mean(2), maps.std(2), maps.amax(2), light.mean(2), light.std(2)]
-        return self.head(torch.cat(pooled, dim=1))
+        pooled = torch.cat([maps.mean(2), maps.std(2), maps.amax(2), light.mean(2), light.std(2)], dim=1)
+        return torch.cat([pooled, self.head(pooled)], dim=1)
 
 
 class FrozenCLIP(nn.Module):

@@ -21,7 +21,7 @@ class SimpleCallNetwork(nn.Module):
         actions: number of actions, stop included.
         max_steps: length of the history.
         encoder, encoder_options: see :func:`policies.simplecall.encoders.make_encoder`.
-        train_encoder: whether the encoder goes on learning with the policy.
+        train_encoder: let the encoder go on learning with the policy; frozen, as in SimpleCall, it learned faster and better here.
         hidden: widths of the trunk's layers.
     """
 
@@ -31,7 +31,7 @@ class SimpleCallNetwork(nn.Module):
         max_steps: int,
         encoder: str = "cnn",
         encoder_options: Mapping | None = None,
-        train_encoder: bool = True,
+        train_encoder: bool = False,
         hidden: Sequence[int] = (256, 256),
     ):
         super().__init__()

@@ -129,9 +129,9 @@ def iterations(text):
 
 def test_training_is_interrupted_resumed_evaluated_and_used(tmp_path, photo):
     experiment = Path(__file__).parents[2] / "experiments" / "simplecall_ppo.py"
-    arguments = ["train", "file", experiment, *SMALL, "--samples=6", "--storage=runs", "--name=mine"]
+    arguments = ["train", "file", experiment, "--samples=6", "--storage=runs", "--name=mine"]
 
-    first = command("rllib", *arguments, "--stop=training_iteration=2", cwd=tmp_path)
+    first = command("rllib", *arguments, *SMALL, "--stop=training_iteration=2", cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     assert iterations(first.stdout) == [1, 2] and "tools/image" in first.stdout and "psnry" in first.stdout
     for words in ("nothing", "random", "best fixed", "greedy (oracle)", "held-out images", "policy checkpoint"):
@@ -145,27 +145,28 @@ def test_training_is_interrupted_resumed_evaluated_and_used(tmp_path, photo):
     # Ctrl-C in the middle of a second run; it goes on from there
     environment = {**os.environ, "PYTHONPATH": str(experiment.parents[1]), "COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli.rllib", *map(str, arguments), "--stop=training_iteration=40"],
+        [sys.executable, "-m", "experiments.cli.rllib", *map(str, arguments), *SMALL, "--stop=training_iteration=12"],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     output = ""
     for line in process.stdout:
         output += line
         if line.startswith("iteration    3 "):
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes, too
             break
     output += process.communicate(timeout=120)[0]
     assert process.returncode == 130 and "--name mine-2 --resume" in output, output
     reached = max(iterations(output))
-    assert reached < 40
+    assert reached < 12
     resumed = command("rllib", *arguments, "--resume", "--name=mine-2", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     seen = iterations(resumed.stdout)
-    assert reached - 1 <= seen[0] - 1 <= reached + 1 and seen[-1] == 40, "it neither starts again nor skips"
+    assert reached - 1 <= seen[0] - 1 <= reached + 1 and seen[-1] == 12, "it neither starts again nor skips"
 
     again = command("rllib", "evaluate", "runs/mine", "--samples=6", cwd=tmp_path)
     assert again.returncode == 0 and "best fixed" in again.stdout, again.stderr

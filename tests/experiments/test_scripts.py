@@ -1,0 +1,42 @@
+"""The benchmark and pretraining scripts, at a small size."""
+
+import json
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from experiments import pretrain_encoder
+from experiments.bench import env as bench_env
+from experiments.evaluation import compare
+from ir_env.images import save_image
+from policies.planners import FixedPlan
+from policies.simplecall.encoders import SmallCNN
+from tool_actors.threads import limit_threads
+
+
+def test_the_environment_bench_prints_ratios(tmp_path):
+    report = bench_env.main(["--steps", "3", "--rounds", "2", "--json", str(tmp_path / "env.json")])
+    assert json.loads((tmp_path / "env.json").read_text()) == report
+    assert all(0.3 < row["ratio"] < 3 and row["calls / (tool, shape)"] == 1 for row in report["rows"])
+
+
+def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
+    for index in range(5):
+        save_image(tmp_path / "photos" / f"{index}.png", np.roll(photo, 40 * index, axis=1))
+    out = tmp_path / "cnn.safetensors"
+    arguments = ["--photos", tmp_path / "photos", "--samples", 64, "--epochs", 1, "--batch", 32, "--processes", 1, "--out", out]
+    pretrain_encoder.main([*map(str, arguments), "--heldout-samples", "32"])
+    limit_threads(1)
+    weights, shipped = load_file(out), load_file(SmallCNN.WEIGHTS)
+    assert {name: value.shape for name, value in weights.items()} == {name: value.shape for name, value in shipped.items()}
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["settings"]["samples"] == 64 and set(card["held_out"]["balanced_accuracy"]) >= {"noise", "low_resolution"}
+
+
+def test_a_policy_beside_the_baselines():
+    env_config = {"dataset": {"combos": "haze,noise"}, "toolbox": ["tv.denoise", "dcp.strong"], "metrics": ["psnr"], "reward": "delta_psnr"}
+    table = compare(env_config, {"mine": FixedPlan(["tv.denoise"])}, samples=8)
+    assert [row.policy.split(":")[0] for row in table.rows] == ["mine", "nothing", "random", "best fixed", "greedy (oracle)"]
+    assert table.row("greedy").reward >= table.row("best fixed").reward >= table.row("mine").reward
+    assert table.row("nothing").reward == 0 and table.row("nothing").tools == 0
+    assert table == compare(env_config, {"mine": FixedPlan(["tv.denoise"])}, samples=8), "the same seed, the same table"
