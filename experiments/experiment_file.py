@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.toolbox import load_toolbox
+from tool_actors.toolboxes import load_toolbox
 
 
 class ExperimentError(IrEnvError):

@@ -18,7 +18,8 @@ from ir_env.rewards import Reward, Transition, make_reward
 from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Executor, ImageState, LocalExecutor, Quantize, Request
-from tool_actors.toolbox import Toolbox, load_toolbox
+from tool_actors.toolbox import Toolbox
+from tool_actors.toolboxes import load_toolbox
 
 CACHED_SCORES = 8 << 20
 DEFAULT_MAX_STEPS = 6

@@ -1,18 +1,17 @@
-"""Tools and the ordered set that holds them.
+"""Tools and the ordered set that holds them; :mod:`tool_actors.toolboxes` has the named sets.
 
 A tool is a :class:`ToolSpec` and a callable from a float tensor (B, 3, H, W) in [0, 1] to (B, 3, sH, sW), s = ``spec.scale``.
 A :class:`Toolbox` is built from an explicit list. Users add a tool of their own by
 
 * a subclass of :class:`Tool` and :meth:`Toolbox.add`, or
-* an entry point of the group ``ir_env.tools`` in their own package, whose value is a callable that returns tools.
+* an entry point of the group ``ir_env.tools`` in their own package, see :mod:`tool_actors.toolboxes`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,6 @@ from tool_actors.tasks import TASKS
 
 if TYPE_CHECKING:
     import torch
-
-ENTRY_POINT_GROUP = "ir_env.tools"
 
 
 @dataclass(frozen=True)
@@ -135,50 +132,3 @@ class Toolbox(Sequence[Tool]):
 
     def __repr__(self) -> str:
         return f"Toolbox({self.name!r}, {self.names})"
-
-
-def _classical() -> list[Tool]:
-    from tool_actors.classical import classical_tools
-
-    return classical_tools()
-
-
-def _plugins() -> list[Tool]:
-    """The tools that installed packages offer through the entry point group ``ir_env.tools``."""
-    tools: list[Tool] = []
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            tools.extend(entry.load()())
-        except Exception as error:
-            raise IrEnvError(
-                f"entry point {entry.name!r} of the group {ENTRY_POINT_GROUP!r} ({entry.value}) cannot be loaded: "
-                f"{type(error).__name__}: {error}. Mend or uninstall the package that declares it."
-            ) from error
-    return tools
-
-
-NAMED_TOOLBOXES: dict[str, Callable[[], list[Tool]]] = {
-    "classical": _classical,
-    "plugins": _plugins,
-}
-
-
-def load_toolbox(toolbox: str | Sequence[str] | Toolbox) -> Toolbox:
-    """A toolbox by name (``classical``, ``plugins``), from a list of tool names, or as it is.
-
-    Raises:
-        UnknownNameError: no toolbox of that name.
-        UnknownToolError: a name in the list that no toolbox holds.
-    """
-    if isinstance(toolbox, Toolbox):
-        return toolbox
-    if isinstance(toolbox, str):
-        if toolbox not in NAMED_TOOLBOXES:
-            raise UnknownNameError("toolbox", toolbox, NAMED_TOOLBOXES, "A list of tool names is a toolbox, too.")
-        return Toolbox(NAMED_TOOLBOXES[toolbox](), name=toolbox)
-    everything = Toolbox(name="everything")
-    for build in NAMED_TOOLBOXES.values():
-        for tool in build():
-            if tool.spec.name not in everything:
-                everything.add(tool)
-    return everything.select(toolbox)

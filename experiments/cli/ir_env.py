@@ -75,7 +75,7 @@ def _tools(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from tool_actors.toolbox import load_toolbox
+    from tool_actors.toolboxes import load_toolbox
 
     toolbox = load_toolbox(options.toolbox)
     if options.describe:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ir_env.actions import ActionTable
 from ir_env.rewards import Transition, make_reward
 from tool_actors.errors import IrEnvError
-from tool_actors.toolbox import load_toolbox
+from tool_actors.toolboxes import load_toolbox
 
 NAMES = ("psnry", "ssim", "gmsd")
 

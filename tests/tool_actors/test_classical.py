@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ir_env.datasets import SynthesisedDataset
 from tool_actors.classical.defocus_deblur import disk_kernel
 from tool_actors.classical.motion_deblur import motion_angle, trail_kernel
-from tool_actors.toolbox import load_toolbox
+from tool_actors.toolboxes import load_toolbox
 
 TOOLBOX = load_toolbox("classical")
 

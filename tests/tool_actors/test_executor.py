@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError, ToolFailure, UnknownToolError
 from tool_actors.executor import ImageState, LocalExecutor, Request
-from tool_actors.toolbox import Tool, Toolbox, ToolSpec, load_toolbox
+from tool_actors.toolbox import Tool, Toolbox, ToolSpec
+from tool_actors.toolboxes import load_toolbox
 
 
 class Counting(Tool):

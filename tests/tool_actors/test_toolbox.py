@@ -2,7 +2,8 @@ import pytest
 
 from tool_actors.errors import DuplicateToolError, IrEnvError, UnknownNameError, UnknownToolError
 from tool_actors.tasks import TASKS
-from tool_actors.toolbox import Tool, Toolbox, ToolSpec, load_toolbox
+from tool_actors.toolbox import Tool, Toolbox, ToolSpec
+from tool_actors.toolboxes import load_toolbox
 
 
 class Invert(Tool):
