@@ -12,8 +12,15 @@ PLANNERS: dict[str, Callable[[int], Planner]] = {
     "nothing": lambda seed: NothingPlanner(),
     "random": RandomPlanner,
     "greedy": lambda seed: GreedyPlanner(),
+    "rl_restore": lambda seed: _rl_restore(),
 }
 """Name -> planner, made from a seed. Add one of your own here, or pass the object itself wherever a policy is asked for."""
+
+
+def _rl_restore() -> Planner:
+    from policies.planners.rl_restore import RLRestoreAgent
+
+    return RLRestoreAgent()
 
 
 def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:

@@ -18,6 +18,8 @@ class Observation:
 
     image: np.ndarray
     """uint8 (H, W, 3): the current image, whole."""
+    trajectory: tuple[np.ndarray, ...]
+    """The images so far, uint8: the degraded one, that after each tool; the last is ``image``."""
     history: tuple[int, ...]
     """Indices of the actions so far."""
     action_mask: np.ndarray
@@ -51,7 +53,8 @@ def observation_of(process: RestorationProcess, episode: Episode) -> Observation
     oracle = None
     if episode.reference is not None:
         oracle = lambda candidates: process.gains_of(episode, candidates)  # noqa: E731
-    return Observation(episode.state.as_uint8(), tuple(episode.history), episode.mask, process.actions, process.max_steps, oracle)
+    images = tuple(state.as_uint8() for state in episode.states)
+    return Observation(images[-1], images, tuple(episode.history), episode.mask, process.actions, process.max_steps, oracle)
 
 
 def run(process: RestorationProcess, planner: Planner, episodes: Sequence[Episode]) -> Iterator[int]:

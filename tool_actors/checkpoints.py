@@ -1,0 +1,84 @@
+"""Weight files: where they are looked for, and how they are read without running any code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tool_actors.errors import IrEnvError
+
+if TYPE_CHECKING:
+    import torch
+
+VARIABLES = ("IR_ENV_WEIGHTS", "IR_ENV_ASSETS")
+"""Environment variables with folders of weights, separated by the system's path separator."""
+
+
+class UnsupportedCheckpointError(IrEnvError):
+    """A weight file that is broken, or is not of the network it is meant for."""
+
+
+class WeightsMissing(IrEnvError):
+    """A weight file that is nowhere; says what to put where."""
+
+    def __init__(self, file: str, looked: list[Path]):
+        super().__init__(
+            f"the weights {file} are not there: put the file into {looked[0]}, or name the folder that holds it in the "
+            f"environment variable {VARIABLES[0]}. Looked in: {', '.join(map(str, looked))}."
+        )
+
+
+def weight_folders() -> list[Path]:
+    """Where weights are looked for: the folders of :data:`VARIABLES`, then ``~/.cache/ir_env/weights``."""
+    named = [Path(part) for variable in VARIABLES for part in os.environ.get(variable, "").split(os.pathsep) if part]
+    return [*named, Path.home() / ".cache" / "ir_env" / "weights"]
+
+
+def find_weights(file: str) -> Path:
+    """The weight file of that relative path in the first folder that has it; raises :class:`WeightsMissing`."""
+    folders = weight_folders()
+    for folder in folders:
+        if (folder / file).is_file():
+            return folder / file
+    raise WeightsMissing(file, folders)
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from a safetensors file, or from a torch file opened with ``weights_only=True``.
+
+    Raises:
+        UnsupportedCheckpointError: the file is truncated, holds anything but tensors, or holds NaN or infinity.
+    """
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for key in ("params_ema", "params", "state_dict", "model"):
+                if isinstance(state, dict) and isinstance(state.get(key), dict):
+                    state = state[key]
+                    break
+    except Exception as error:
+        raise UnsupportedCheckpointError(f"{path}: not a readable weight file ({type(error).__name__}: {error})") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UnsupportedCheckpointError(f"{path}: holds no state dict of tensors")
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UnsupportedCheckpointError(f"{path}: {name} holds NaN or infinity; the file is damaged")
+    return state
+
+
+def load_into(module: torch.nn.Module, path: Path) -> torch.nn.Module:
+    """The module with the weights of a file, all of them and no others; raises :class:`UnsupportedCheckpointError`."""
+    state = read_state(path)
+    try:
+        module.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    except RuntimeError as error:
+        details = " ".join(str(error).split())[:300]
+        raise UnsupportedCheckpointError(f"{path}: is not a {type(module).__name__}: {details}") from error
+    return module.eval()

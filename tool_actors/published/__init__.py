@@ -1,0 +1,23 @@
+"""Small published networks, written here from their papers; their weights are found, not shipped.
+
+Weights are looked for below the folders of ``IR_ENV_WEIGHTS`` (see :mod:`tool_actors.checkpoints`), as ``published/<file>.safetensors`` and
+``rl_restore/<file>.safetensors``, with the parameter names of their authors' releases.
+"""
+
+from __future__ import annotations
+
+from tool_actors.toolbox import Tool
+
+
+def published_tools() -> list[Tool]:
+    """FFDNet, DnCNN, AOD-Net, PReNet, PRN_r and IMDN, in the order of the tasks."""
+    from tool_actors.published import aodnet, dncnn, ffdnet, imdn, prenet
+
+    return [tool for room in (ffdnet, dncnn, prenet, aodnet, imdn) for tool in room.tools()]
+
+
+def rl_restore_tools() -> list[Tool]:
+    """RL-Restore's twelve tools."""
+    from tool_actors.published import rl_restore
+
+    return rl_restore.tools()
