@@ -59,7 +59,13 @@ class Table:
         from rich.table import Table as RichTable
 
         names = list(self.rows[0].metrics)
-        table = RichTable(title=f"{self.samples} held-out images", caption=escape(self.note), caption_justify="left", box=SIMPLE_HEAD)
+        table = RichTable(
+            title=f"{self.samples} held-out images",
+            caption=escape(self.note),
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 0, 0, 1),
+        )
         table.add_column("policy", no_wrap=True)
         for name in ("mean reward", *names, "tools", "worse"):
             table.add_column(name, justify="right", no_wrap=True)

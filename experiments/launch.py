@@ -123,7 +123,7 @@ def closing_table(checkpoint: Path, console: Console, folder: Path | None, sampl
         raise ExperimentError(f"{checkpoint}: was not trained in ir_env/Restoration-v0, so there is no table for it")
     with console.status("evaluating") as status:
         table = compare(
-            planner.env_config, {planner.name: planner}, samples, combos, progress=lambda what: status.update(f"evaluating: {what}")
+            planner.env_config, {"trained policy": planner}, samples, combos, progress=lambda what: status.update(f"evaluating: {what}")
         )
     console.print(table.render())
     if folder is not None:

@@ -49,7 +49,7 @@ def load_checkpoint(path: str | Path) -> ModulePlanner:
         raise
     except Exception as error:
         raise CheckpointError(f"{checkpoint}: the policy cannot be loaded ({type(error).__name__}: {error})") from error
-    return ModulePlanner(module, f"policy {checkpoint.name}", env_config)
+    return ModulePlanner(module, f"trained policy ({checkpoint.name})", env_config)
 
 
 def _env_config(checkpoint: Path) -> dict[str, Any]:

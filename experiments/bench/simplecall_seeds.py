@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-POLICIES = ("policy", "nothing", "random", "best fixed", "greedy")
+POLICIES = ("trained policy", "nothing", "random", "best fixed", "greedy")
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> dict:
         "seconds", *(f"{seconds:.0f}" for seconds in report["seconds"].values()), f"{np.mean(list(report['seconds'].values())):.0f}", ""
     )
     fixed, greedy = report["rewards"]["best fixed"]["mean"], report["rewards"]["greedy"]["mean"]
-    report["closed"] = (report["rewards"]["policy"]["mean"] - fixed) / (greedy - fixed)
+    report["closed"] = (report["rewards"]["trained policy"]["mean"] - fixed) / (greedy - fixed)
     console = Console()
     console.print(table)
     console.print(f"the policy closes {report['closed']:.0%} of the distance from the best fixed plan to greedy")

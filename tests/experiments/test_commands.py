@@ -134,7 +134,7 @@ def test_training_is_interrupted_resumed_evaluated_and_used(tmp_path, photo):
     first = command("rllib", *arguments, *SMALL, "--stop=training_iteration=2", cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     assert iterations(first.stdout) == [1, 2] and "tools/image" in first.stdout and "psnry" in first.stdout
-    for words in ("nothing", "random", "best fixed", "greedy (oracle)", "held-out images", "policy checkpoint"):
+    for words in ("nothing", "random", "best fixed", "greedy (oracle)", "held-out images", "trained policy"):
         assert words in first.stdout
     table = json.loads((tmp_path / "runs" / "mine" / "heldout.json").read_text())
     assert len(table["rows"]) == 5 and "pyiqa" in table["note"]
