@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +55,13 @@ def train(
         address: of a Ray cluster; ``local`` starts Ray in this machine.
     """
     import ray
+    import ray.rllib
     from ray import tune
 
     from experiments.progress import ProgressDisplay, fraction_done
 
-    _quieten_rllib()
+    # its warnings are about its own calls to itself; importing it sets the level, so this comes after
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     algorithm = experiment.config.algo_class
     stop = experiment.stop
     ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -116,7 +117,6 @@ def closing_table(checkpoint: Path, console: Console, folder: Path | None, sampl
     from policies.checkpoints import load_checkpoint
     from tool_actors.threads import limit_threads
 
-    _quieten_rllib()
     limit_threads(1)
     planner = load_checkpoint(checkpoint)
     if not planner.env_config:
@@ -128,14 +128,6 @@ def closing_table(checkpoint: Path, console: Console, folder: Path | None, sampl
     console.print(table.render())
     if folder is not None:
         table.save(folder / "heldout.json")
-        (folder / "policy.json").write_text(json.dumps({"checkpoint": str(checkpoint.relative_to(folder))}))
-
-
-def _quieten_rllib() -> None:
-    """Its warnings are about its own calls to itself; importing it sets the level, so this comes after."""
-    import ray.rllib  # noqa: F401
-
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
 
 
 def _last_line(error: BaseException) -> str:

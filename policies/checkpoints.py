@@ -5,6 +5,7 @@ RLlib writes its checkpoints with pickle, which runs code when it is read: open 
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def load_checkpoint(path: str | Path) -> ModulePlanner:
     """The policy of a checkpoint, see :func:`find_checkpoint`; raises :class:`CheckpointError`."""
     from ray.rllib.core.rl_module.rl_module import RLModule
 
+    # RLlib warns about how it builds its own modules; importing it sets the level, so this comes after
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     checkpoint = find_checkpoint(path)
     env_config = _env_config(checkpoint)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,11 +10,13 @@ from typing import Literal
 import numpy as np
 
 from ir_env.images import find_images, load_image
+from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 Split = Literal["train", "heldout", "all"]
 SPLITS = ("train", "heldout", "all")
-KEPT_PHOTOS = 64
+DECODED_BYTES = 512 << 20
+"""Decoded photographs kept per collection."""
 
 
 class Photos:
@@ -23,7 +24,7 @@ class Photos:
 
     def __init__(self, files: dict[str, Path]):
         self._files = files
-        self._decoded: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._decoded = ByteLRU(DECODED_BYTES)
 
     @cached_property
     def names(self) -> list[str]:
@@ -33,14 +34,13 @@ class Photos:
         """uint8 (H, W, 3), RGB, cut so that both sides are multiples of 4 (a quarter-size image then has a whole size)."""
         if name not in self._files:
             raise UnknownNameError("photograph", name, self._files)
-        if name not in self._decoded:
+        photo = self._decoded.get(name)
+        if photo is None:
             pixels = load_image(self._files[name])
             height, width = (side - side % 4 for side in pixels.shape[:2])
-            self._decoded[name] = np.ascontiguousarray(pixels[:height, :width])
-            if len(self._decoded) > KEPT_PHOTOS:
-                self._decoded.popitem(last=False)
-        self._decoded.move_to_end(name)
-        return self._decoded[name]
+            photo = np.ascontiguousarray(pixels[:height, :width])
+            self._decoded.put(name, photo, photo.nbytes)
+        return photo
 
     def __len__(self) -> int:
         return len(self._files)

@@ -1,0 +1,31 @@
+"""What the README says is run."""
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_python_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["table"].row("mine").reward == names["table"].row("mine").reward
+    assert names["strip"].ndim == 3 and "mine.soften" in names["toolbox"]
+
+
+def test_the_commands_of_the_readme_exist():
+    from experiments.cli import ir_env, rllib
+
+    for line in re.findall(r"^uv run (rllib|ir-env) (.*?)(?:#.*)?$", README, re.MULTILINE):
+        parser = {"rllib": rllib, "ir-env": ir_env}[line[0]].build_parser()
+        parser.parse_args(line[1].split())
+
+
+def test_the_readme_names_no_file_that_is_not_there():
+    for path in re.findall(r"`((?:experiments|policies|ir_env|tool_actors|docs)/[\w/.]+\.\w+)`", README) + re.findall(
+        r"\]\((docs/[^)]+)\)", README
+    ):
+        assert (Path(__file__).parents[1] / path).exists(), path
