@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.toolboxes import load_toolbox
 
 
 class ExperimentError(IrEnvError):
@@ -62,7 +61,7 @@ def load_experiment(path: str | Path, settings: Sequence[str] = (), stop: Sequen
         )
     if seed is not None:
         experiment.config.debugging(seed=seed)
-    _pin_toolbox(experiment.config)
+    _check_environment(experiment.config)
     return experiment
 
 
@@ -178,11 +177,20 @@ def _import(place: str, path: Path) -> Any:
         raise ExperimentError(f"{path}: {place!r} cannot be imported ({error}); write package.module:Class") from error
 
 
-def _pin_toolbox(config: Any) -> None:
-    """Replace a toolbox's name by its list of tools: an action is an index into it, so the policy must keep the list it learned on."""
-    env_config = getattr(config, "env_config", None)
-    if isinstance(env_config, dict) and "ir_env" in str(config.env):
-        env_config["toolbox"] = load_toolbox(env_config.get("toolbox", "classical")).names
+def _check_environment(config: Any) -> None:
+    """Make the environment once, so that a wrong setting is named here and not by a worker; and pin its toolbox.
+
+    An action is an index into the toolbox, so a policy must keep the list of tools that it learned on, not the name of a list.
+    """
+    if "ir_env/Restoration-v0" not in str(config.env):
+        return
+    from ir_env.vector_env import RestorationVectorEnv
+
+    try:
+        env = RestorationVectorEnv(num_envs=config.num_envs_per_env_runner, **config.env_config)
+    except TypeError as error:
+        raise ExperimentError(f"env_config: {error}; its keys are the arguments of RestorationVectorEnv") from error
+    config.env_config["toolbox"] = env.process.executor.toolbox.names
 
 
 def _number(key: str, value: Any) -> float:

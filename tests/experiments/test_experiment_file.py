@@ -105,6 +105,22 @@ def test_bad_settings():
         load_experiment(PPO, stop=["training_iteration=soon"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("env_config.metrics=[psnyr]", "unknown metric 'psnyr'"),
+        ("env_config.toolbox=clasical", "unknown toolbox"),
+        ("env_config.max_stepz=3", "max_stepz"),
+        ("env_config.dataset.photos=nowhere", "no such folder"),
+        ("env_config.dataset.combos=rian", "rian"),
+        ("env_config.group_size=5", "multiple of group_size"),
+    ],
+)
+def test_a_wrong_environment_is_named_before_anything_starts(setting, words):
+    with pytest.raises(IrEnvError, match=words):
+        load_experiment(PPO, [setting])
+
+
 def test_values_are_read_as_yaml():
     assert split_setting("a=1e-4") == ("a", 1e-4)
     assert split_setting("a=[1, 2]") == ("a", [1, 2])
