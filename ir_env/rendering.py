@@ -90,7 +90,7 @@ def _fit(pixels: np.ndarray) -> np.ndarray:
 
 
 def _scores(metrics: Sequence[str], scores: np.ndarray) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in zip(metrics, scores, strict=True))
+    return "  ".join(f"{name} {value:.3g}" for name, value in zip(metrics, scores, strict=True))
 
 
 def _shorten(text: str, font, width: int) -> str:
