@@ -36,7 +36,7 @@ def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
 def test_a_policy_beside_the_baselines():
     env_config = {"dataset": {"combos": "haze,noise"}, "toolbox": ["tv.denoise", "dcp.strong"], "metrics": ["psnr"], "reward": "delta_psnr"}
     table = compare(env_config, {"mine": FixedPlan(["tv.denoise"])}, samples=8)
-    assert [row.policy.split(":")[0] for row in table.rows] == ["mine", "nothing", "random", "best fixed", "greedy (oracle)"]
+    assert [row.policy.split(":")[0] for row in table.rows] == ["mine", "nothing", "random", "best fixed plan", "greedy (oracle)"]
     assert table.row("greedy").reward >= table.row("best fixed").reward >= table.row("mine").reward
     assert table.row("nothing").reward == 0 and table.row("nothing").tools == 0
     assert table == compare(env_config, {"mine": FixedPlan(["tv.denoise"])}, samples=8), "the same seed, the same table"

@@ -1,11 +1,12 @@
-import json
-
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
+from ir_env.datasets import SynthesisedDataset
+from ir_env.datasets.base import fixed_samples
 from ir_env.env import RestorationEnv
+from ir_env.spaces import view
 from policies.simplecall.encoders import FrozenCLIP, SmallCNN, make_encoder
 from policies.simplecall.network import FORBIDDEN, SimpleCallNetwork
 from tool_actors.errors import IrEnvError, UnknownNameError
@@ -41,13 +42,29 @@ def test_masked_actions_are_never_chosen(env):
     assert (logits[:, :-1] == FORBIDDEN).all() and logits.softmax(1)[:, -1].tolist() == [1, 1, 1]
 
 
-def test_the_shipped_encoder_recognises_degradations():
-    card = json.loads(SmallCNN.WEIGHTS.with_suffix(".json").read_text())
-    assert min(card["held_out"]["balanced_accuracy"].values()) > 0.75
+def probe(encoder):
+    """Accuracy of a linear probe that names the one degradation of crops of photographs it was not fitted on."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    columns = []
+    for split, count in (("train", 480), ("heldout", 240)):
+        dataset = SynthesisedDataset(split=split, combos="single")
+        samples = fixed_samples(dataset, count, 0)
+        views = np.stack([view(dataset.load(sample).degraded, 64) for sample in samples])
+        with torch.no_grad():
+            features = encoder(torch.from_numpy(views).permute(0, 3, 1, 2).float() / 255.0).numpy()
+        columns.append((features, [sample.combo[0] for sample in samples]))
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(*columns[0]).score(*columns[1])
+
+
+def test_the_shipped_encoder_knows_degradations_on_photographs_it_never_saw():
+    torch.manual_seed(0)
+    shipped, untrained = probe(SmallCNN()), probe(SmallCNN(pretrained=False))
+    # measured: 0.56 against 0.27, chance is 0.125; many crops are too flat to tell
+    assert shipped > untrained + 0.2
     assert SmallCNN.WEIGHTS.stat().st_size < 300 * 1024
-    fresh, shipped = SmallCNN(pretrained=False), SmallCNN()
-    images = torch.rand(2, 3, 64, 64)
-    assert shipped(images).shape == (2, shipped.features) and not torch.allclose(fresh(images), shipped(images))
 
 
 def test_a_frozen_clip_tower_from_a_folder(tmp_path, env):
