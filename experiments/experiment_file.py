@@ -149,13 +149,13 @@ def _from_yaml(path: Path) -> Experiment:
     unknown = set(body) - {"run", "env", "stop", "config", "module", "model_config", "callbacks"}
     if unknown or "env" not in body:
         raise ExperimentError(f"{path}: {f'unknown entries {sorted(unknown)}' if unknown else 'the entry env is missing'}")
+    from ray.rllib.algorithms.registry import ALGORITHMS  # importing by Tune's registry would import them all
     from ray.rllib.core.rl_module import RLModuleSpec
-    from ray.tune.registry import get_trainable_cls
 
-    try:
-        config = get_trainable_cls(body.get("run", "PPO")).get_default_config()
-    except Exception as error:
-        raise ExperimentError(f"{path}: RLlib has no algorithm {body.get('run')!r} ({error})") from error
+    run = body.get("run", "PPO")
+    if run not in ALGORITHMS:
+        raise UnknownNameError("algorithm", run, ALGORITHMS, f"It stands in {path}.")
+    _, config = ALGORITHMS[run]()
     config.environment(body["env"], env_config=dict((body.get("config") or {}).get("env_config") or {}))
     for key, value in (body.get("config") or {}).items():
         if not hasattr(config, key):

@@ -42,8 +42,9 @@ def load_checkpoint(path: str | Path) -> ModulePlanner:
     """The policy of a checkpoint, see :func:`find_checkpoint`; raises :class:`CheckpointError`."""
     from ray.rllib.core.rl_module.rl_module import RLModule
 
-    # RLlib warns about how it builds its own modules; importing it sets the level, so this comes after
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    # RLlib warns about how it builds its own modules; importing it sets the levels, so this comes after
+    for name in ("ray.rllib", "ray._common.deprecation"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     checkpoint = find_checkpoint(path)
     env_config = _env_config(checkpoint)
     try:

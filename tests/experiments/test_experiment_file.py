@@ -74,7 +74,7 @@ def test_bad_python_files(tmp_path, text, words):
         ("a: [", "not readable"),
         ("a: {run: PPO}", "env is missing"),
         ("a: {run: PPO, env: CartPole-v1, confg: {}}", "confg"),
-        ("a: {run: PPQ, env: CartPole-v1}", "no algorithm 'PPQ'"),
+        ("a: {run: PPQ, env: CartPole-v1}", "unknown algorithm 'PPQ'"),
         ("a: {run: PPO, env: CartPole-v1, config: {learning_rate: 1}}", "learning_rate"),
         ("a: {run: PPO, env: CartPole-v1, module: 'nowhere:X'}", "cannot be imported"),
     ],
