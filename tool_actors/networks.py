@@ -41,7 +41,7 @@ class HalfResolutionNet(nn.Module):
         features = self.head(F.pixel_unshuffle(images, 2))
         if self.context is not None:
             summary = features.flatten(2)
-            scale, shift = self.context(_concat_mean_and_spread(summary)).chunk(2, dim=1)
+            scale, shift = self.context(torch.cat([summary.mean(2), summary.std(2)], dim=1)).chunk(2, dim=1)
             features = features * (1 + scale[..., None, None]) + shift[..., None, None]
         return images + F.pixel_shuffle(self.tail(self.blocks(F.relu(features))), 2)
 
@@ -60,10 +60,6 @@ class SuperResolver(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         large = F.interpolate(images, scale_factor=4, mode="bicubic", antialias=True)
         return large + F.pixel_shuffle(self.tail(self.blocks(F.relu(self.head(images)))), 4)
-
-
-def _concat_mean_and_spread(features: Tensor) -> Tensor:
-    return torch.cat([features.mean(2), features.std(2)], dim=1)
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"half": HalfResolutionNet, "x4": SuperResolver}
