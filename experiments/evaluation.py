@@ -14,7 +14,6 @@ from ir_env.datasets.base import fixed_samples
 from ir_env.process import Episode, RestorationProcess
 from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, Planner, RandomPlanner, run, search_fixed_plan
 
-DEFAULT_SAMPLES = 128
 HELDOUT_SEED = 20_000
 BATCH = 32
 
@@ -122,7 +121,7 @@ def measure(
 def compare(
     env_config: Mapping[str, Any],
     policies: Mapping[str, Planner],
-    samples: int = DEFAULT_SAMPLES,
+    samples: int,
     combos: str | None = None,
     seed: int = HELDOUT_SEED,
     progress: Callable[[str], None] = lambda what: None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from ir_env.rendering import sheet
 from policies.loading import load_policy
 from policies.planners import Planner, run
 from tool_actors.errors import IrEnvError
+
+_SUITES = {name: MetricSuite([name]) for name in NO_REFERENCE_METRICS}
+"""One suite per metric, since an image may be large enough for one and not for another; each loads its metric once."""
 
 
 class _NoMetrics(MetricSuite):
@@ -39,16 +43,20 @@ def restore_all(images: Sequence[str], policy: str, out: str, max_steps: int = 6
     process = RestorationProcess(toolbox=toolbox, max_steps=max_steps, cache_bytes=0)
     process.suite = _NoMetrics()
     failures = 0
+    seen: Counter[str] = Counter()
     for path in paths:
+        seen[path.stem] += 1
+        # photographs of one name from several folders must not overwrite one another
+        stem = path.stem if seen[path.stem] == 1 else f"{path.stem}-{seen[path.stem]}"
         try:
-            print(_restore_one(path, process, planner, folder))
+            print(_restore_one(path, stem, process, planner, folder))
         except IrEnvError as error:
             failures += 1
             print(f"error: {error}", file=sys.stderr)
     return 2 if failures else 0
 
 
-def _restore_one(path: Path, process: RestorationProcess, planner: Planner, folder: Path) -> str:
+def _restore_one(path: Path, stem: str, process: RestorationProcess, planner: Planner, folder: Path) -> str:
     start = time.perf_counter()
     episode = process.start_image(load_image(path), name=str(path))
     for _ in run(process, planner, [episode]):
@@ -57,8 +65,8 @@ def _restore_one(path: Path, process: RestorationProcess, planner: Planner, fold
         print(f"warning: {path}: {episode.error}; its restoration ends before that tool", file=sys.stderr)
     seconds = time.perf_counter() - start
     scores = [_no_reference_scores(state.as_uint8()) for state in episode.states]
-    restored = save_image(folder / f"{path.stem}_restored.png", episode.state.as_uint8())
-    save_image(folder / f"{path.stem}_steps.png", _contact_sheet(episode, process, scores))
+    restored = save_image(folder / f"{stem}_restored.png", episode.state.as_uint8())
+    save_image(folder / f"{stem}_steps.png", _contact_sheet(episode, process, scores))
     trace = {
         "image": str(path),
         "policy": planner.name,
@@ -67,7 +75,7 @@ def _restore_one(path: Path, process: RestorationProcess, planner: Planner, fold
         "error": episode.error or None,
         "steps": _steps(episode, process, scores),
     }
-    (folder / f"{path.stem}_trace.json").write_text(json.dumps(trace, indent=2))
+    (folder / f"{stem}_trace.json").write_text(json.dumps(trace, indent=2))
     tools = [step["tool"] for step in trace["steps"] if step["task"]]
     return f"{restored}  ({' + '.join(tools) or 'nothing'}; {seconds:.2f} s)"
 
@@ -88,9 +96,9 @@ def _steps(episode: Episode, process: RestorationProcess, scores: list[dict]) ->
 def _no_reference_scores(pixels) -> dict[str, float | None]:
     """Each metric, or None where the image is too small for it."""
     scores: dict[str, float | None] = {}
-    for name in NO_REFERENCE_METRICS:
+    for name, suite in _SUITES.items():
         try:
-            scores[name] = float(MetricSuite([name]).score([pixels], [None])[0, 0])
+            scores[name] = float(suite.score([pixels], [None])[0, 0])
         except MetricError:
             scores[name] = None
     return scores

@@ -88,7 +88,7 @@ class Result:
 
 @dataclass
 class ExecutorStats:
-    """Counters since the executor was made (or :meth:`reset`)."""
+    """Counters since the executor was made."""
 
     requests: int = 0
     """Requests answered."""
@@ -102,9 +102,6 @@ class ExecutorStats:
     """Requests whose tool failed."""
     seconds: Counter[str] = field(default_factory=Counter)
     """Running time by tool."""
-
-    def reset(self) -> None:
-        self.__init__()
 
 
 class Executor(Protocol):
@@ -199,9 +196,6 @@ class LocalExecutor:
             step = tool.spec.fingerprint if tool.spec.deterministic else uuid.uuid4().hex
             results.append(Result(ImageState(output, state.root, (*state.path, step)), None, share))
         return results
-
-    def clear_cache(self) -> None:
-        self._cache.clear()
 
 
 def run_tool(tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8", device: str = "cpu") -> list[np.ndarray | ToolFailure]:

@@ -19,7 +19,7 @@ def tools() -> list[ClassicalTool]:
 def shifted_recompression(image: np.ndarray, quality: int) -> np.ndarray:
     """Deblocking by re-application of JPEG (Nosratinia 1999): the mean over shifts of shift, recompress, shift back.
 
-    16 of the 64 shifts of the 8 x 8 block grid are used, at JPEG `quality`. About 2 ms.
+    16 of the 64 shifts of the 8 x 8 block grid are used, at JPEG `quality`. About 1 ms.
     """
     height, width = image.shape[:2]
     padded = np.pad(to_uint8(image), ((8, 8), (8, 8), (0, 0)), mode="edge")
@@ -33,5 +33,5 @@ def shifted_recompression(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def bilateral(image: np.ndarray, sigma_colour: float, sigma_space: float) -> np.ndarray:
-    """Bilateral filter (Tomasi and Manduchi, ICCV 1998): smooths steps below `sigma_colour`, such as block edges. About 0.5 ms."""
+    """Bilateral filter (Tomasi and Manduchi, ICCV 1998): smooths steps below `sigma_colour`, such as block edges. About 0.1 ms."""
     return cv2.bilateralFilter(image, 5, sigma_colour, sigma_space)

@@ -28,7 +28,7 @@ def wiener_motion(image: np.ndarray, sigma: float, noise_to_signal: float) -> np
 
 
 def richardson_lucy_motion(image: np.ndarray, sigma: float, iterations: int) -> np.ndarray:
-    """Richardson-Lucy deconvolution with the trail of :func:`wiener_motion`, both senses tried. About 6 ms."""
+    """Richardson-Lucy deconvolution with the trail of :func:`wiener_motion`, both senses tried. About 9 ms."""
     angle = motion_angle(image)
     candidates = (richardson_lucy(image, trail_kernel(sigma, angle + turn), iterations) for turn in (0.0, 180.0))
     return min(candidates, key=_total_variation)

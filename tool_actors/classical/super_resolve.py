@@ -19,7 +19,7 @@ def tools() -> list[ClassicalTool]:
 
 
 def bicubic(image: np.ndarray, sharpen: float) -> np.ndarray:
-    """Bicubic interpolation x4 (Keys 1981), then an unsharp mask of weight `sharpen` and sigma 2 px. About 0.1 ms."""
+    """Bicubic interpolation x4 (Keys 1981), then an unsharp mask of weight `sharpen` and sigma 2 px. About 0.7 ms."""
     large = cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
     if sharpen:
         large += sharpen * (large - cv2.GaussianBlur(large, (0, 0), 2.0))
@@ -27,5 +27,5 @@ def bicubic(image: np.ndarray, sharpen: float) -> np.ndarray:
 
 
 def lanczos(image: np.ndarray) -> np.ndarray:
-    """Lanczos interpolation x4 over 8 x 8 pixels (Duchon 1979). About 0.2 ms."""
+    """Lanczos interpolation x4 over 8 x 8 pixels (Duchon 1979). About 0.5 ms."""
     return np.clip(cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_LANCZOS4), 0, 1)
