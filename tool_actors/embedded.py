@@ -26,6 +26,7 @@ def load_embedded(folder: Path, name: str) -> Tool:
     card = json.loads((folder / f"{name}.json").read_text())
     network = NETWORKS[card["network"]](**card["arguments"])
     load_into(network, folder / f"{name}.safetensors")
+    gains = ", ".join(f"{gain:+.2f} dB on {photos}" for photos, gain in card["gain_db"].items())
     scale = 4 if card["network"] == "x4" else 1
-    description = f"{type(network).__doc__.splitlines()[0]}\n\nTrained on {card['degradation']}; held-out gain {card['gain_db']} dB."
-    return LearnedTool(name, card["task"], network, scale=scale, multiple=network.MULTIPLE, description=description)
+    description = f"{type(network).__doc__.splitlines()[0]}\n\nTrained on {card['degradation']}; gain {gains}."
+    return LearnedTool(name, card["task"], network, scale=scale, multiple=network.multiple, description=description)
