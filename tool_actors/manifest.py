@@ -1,0 +1,75 @@
+"""Toolboxes as YAML files: a list of tools by name, and of tools made from checkpoint files.
+
+    - noise.gaussian45                      # a tool of any named toolbox
+    - name: restormer.derain                # a checkpoint that spandrel recognises
+      task: derain
+      file: restormer/deraining.pth         # absolute, beside the YAML file, or below a folder of weights
+      url: https://...                      # optional: where `ir-env tools fetch` gets it
+      size: 104579845                       # optional, bytes
+      sha256: 35f9...                       # optional: verified at download and before loading
+
+The toolboxes ``opera`` and ``agenticir`` are such files, in :data:`FOLDER`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.tasks import TASKS
+
+FOLDER = Path(__file__).parent / "manifests"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A tool whose weights are a file."""
+
+    name: str
+    """`family.variant`."""
+    task: str
+    """One of :data:`tool_actors.tasks.TASKS`."""
+    file: str
+    """Path of the weights, absolute or below a folder of weights."""
+    architecture: str = ""
+    """What the file holds, for readers; the loader recognises it by the names and shapes of its tensors."""
+    url: str = ""
+    """Where the file is published; empty if it has no address that a program can fetch."""
+    size: int | None = None
+    """Bytes, where known."""
+    sha256: str | None = None
+    """Of the file, where known; otherwise recorded at the first download."""
+    note: str = ""
+    """Licence, and what else a user should know."""
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise UnknownNameError("task", self.task, TASKS)
+
+
+def read_manifest(path: Path) -> list[str | Checkpoint]:
+    """The entries of a toolbox file, in order; raises :class:`IrEnvError` that names the file and the entry."""
+    import yaml
+
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise IrEnvError(f"{path}: not a readable toolbox file ({error})") from error
+    if not isinstance(entries, list) or not entries:
+        raise IrEnvError(f"{path}: a toolbox file is a YAML list of tool names and of mappings with name, task and file")
+    return [_entry(path, position, entry) for position, entry in enumerate(entries, 1)]
+
+
+def _entry(path: Path, position: int, entry: object) -> str | Checkpoint:
+    if isinstance(entry, str):
+        return entry
+    known = {field.name for field in fields(Checkpoint)}
+    if not isinstance(entry, dict) or not {"name", "task", "file"} <= set(entry):
+        raise IrEnvError(f"{path}, entry {position}: is neither a tool's name nor a mapping with name, task and file: {entry!r}")
+    if unknown := set(entry) - known:
+        raise IrEnvError(f"{path}, entry {position} ({entry['name']}): unknown keys {sorted(unknown)}; known are {sorted(known)}")
+    try:
+        return Checkpoint(**entry)
+    except IrEnvError as error:
+        raise IrEnvError(f"{path}, entry {position} ({entry['name']}): {error}") from error
