@@ -22,11 +22,12 @@ class UnsupportedCheckpointError(IrEnvError):
 class WeightsMissing(IrEnvError):
     """A weight file that is nowhere; says what to put where."""
 
-    def __init__(self, file: str, looked: list[Path]):
+    def __init__(self, file: str, looked: list[Path], who: str = "", how: str = ""):
         super().__init__(
-            f"the weights {file} are not there: put the file into {looked[0]}, or name the folder that holds it in the "
-            f"environment variable {VARIABLES[0]}. Looked in: {', '.join(map(str, looked))}."
+            f"{who}the weights {file} are not there: put the file at {looked[0] / file}, or name the folder that holds it in the "
+            f"environment variable {VARIABLES[0]}. Looked in: {', '.join(map(str, looked))}. {how}".strip()
         )
+        self.looked = looked
 
 
 def weight_folders() -> list[Path]:

@@ -20,7 +20,7 @@ def embedded_tools(folder: Path = FOLDER) -> list[Tool]:
 
 def load_embedded(folder: Path, name: str) -> Tool:
     """One tool by its name; the card says which network it is and what it was trained on."""
-    from tool_actors.learned import LearnedTool
+    from tool_actors.learned import TILE, LearnedTool
     from tool_actors.networks import NETWORKS
 
     card = json.loads((folder / f"{name}.json").read_text())
@@ -29,4 +29,6 @@ def load_embedded(folder: Path, name: str) -> Tool:
     gains = ", ".join(f"{gain:+.2f} dB on {photos}" for photos, gain in card["gain_db"].items())
     scale = 4 if card["network"] == "x4" else 1
     description = f"{type(network).__doc__.splitlines()[0]}\n\nTrained on {card['degradation']}; gain {gains}."
-    return LearnedTool(name, card["task"], network, scale=scale, multiple=network.multiple, description=description)
+    # a curve network must see the whole image, and bends it strip by strip
+    tile = None if card["network"] == "curve" else TILE
+    return LearnedTool(name, card["task"], network, scale=scale, multiple=network.multiple, tile=tile, description=description)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from tool_actors.toolbox import Tool, ToolSpec, fingerprint
+from tool_actors.checkpoints import find_weights, load_into
+from tool_actors.errors import IrEnvError
+from tool_actors.tiling import tiled
+from tool_actors.toolbox import Deferred, Tool, ToolSpec, fingerprint
+
+Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+TILE, OVERLAP = 1024, 96
 
 
 class LearnedTool(Tool):
@@ -17,33 +26,86 @@ class LearnedTool(Tool):
     Args:
         name: `family.variant`.
         task: what it undoes.
-        module: the network, with its weights.
+        module: the network, with its weights; it follows the images to their device.
         scale: output side over input side.
         multiple: the network needs sides that are multiples of this; the image is padded by reflection and cut again.
+        minimum: the least side that the network takes.
+        tile: images with a longer side are cut into overlapping tiles of this side, see :mod:`tool_actors.tiling`; None for networks that
+            must see the whole image.
+        overlap: pixels that neighbouring tiles share.
+        precision: of the arithmetic, by autocast.
+        code: what else decides the output, for the fingerprint; by default the source of the module's class.
         description: source and cost.
     """
 
-    def __init__(self, name: str, task: str, module: torch.nn.Module, *, scale: int = 1, multiple: int = 1, description: str = ""):
-        self.module, self.multiple = module.eval(), multiple
-        code = type(module).__name__ + inspect.getsource(inspect.getmodule(type(module)))
+    def __init__(
+        self,
+        name: str,
+        task: str,
+        module: torch.nn.Module,
+        *,
+        scale: int = 1,
+        multiple: int = 1,
+        minimum: int = 1,
+        tile: int | None = TILE,
+        overlap: int = OVERLAP,
+        precision: Precision = "fp32",
+        code: str = "",
+        description: str = "",
+        summary: str = "",
+    ):
+        if tile is not None and tile < overlap + multiple:
+            raise IrEnvError(f"tool {name!r}: tiles of {tile} pixels are too small for an overlap of {overlap}")
+        self.module, self.multiple, self.minimum = module.eval(), multiple, minimum
+        self.overlap, self.precision = overlap, precision
+        code = code or type(module).__name__ + inspect.getsource(inspect.getmodule(type(module)))
         parameters = sum(value.numel() for value in module.parameters())
         self.spec = ToolSpec(
             name=name,
             task=task,
             scale=scale,
-            fingerprint=fingerprint(code, weights_hash(module), multiple),
+            fingerprint=fingerprint(code, weights_hash(module), multiple, minimum, tile, overlap, precision),
             differentiable=True,
+            tile=tile,
             description=description or inspect.cleandoc(type(module).__doc__ or ""),
-            summary=f"{type(module).__name__}, {parameters:,} parameters",
+            summary=summary or f"{type(module).__name__}, {parameters:,} parameters",
         )
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[-2:]
-        down, right = -height % self.multiple, -width % self.multiple
-        if down or right:
-            images = F.pad(images, (0, right, 0, down), mode="reflect" if min(height, width) > self.multiple else "replicate")
-        scale = self.spec.scale
-        return self.module(images)[..., : height * scale, : width * scale]
+        scale, tile = self.spec.scale, self.spec.tile
+        padded = self._pad(images)
+        self.module.to(images.device)
+        output = self._run(padded) if tile is None else tiled(self._run, padded, tile, self.overlap, scale, self.multiple)
+        return output[..., : height * scale, : width * scale]
+
+    def _run(self, images: torch.Tensor) -> torch.Tensor:
+        if self.precision == "fp32":
+            return self.module(images)
+        with torch.autocast(images.device.type, PRECISIONS[self.precision]):
+            return self.module(images).float()
+
+    def _pad(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[-2:]
+        down, right = (max(self.minimum - side, 0) for side in (height, width))
+        down, right = down + -(height + down) % self.multiple, right + -(width + right) % self.multiple
+        if not down and not right:
+            return images
+        # reflection cannot reach farther than the image
+        mode = "reflect" if down < height and right < width else "replicate"
+        return F.pad(images, (0, right, 0, down), mode=mode)
+
+
+def published(name: str, task: str, network: Callable[[], torch.nn.Module], file: str, **settings) -> Deferred:
+    """A published network whose weights are found, not shipped: a :class:`LearnedTool` once they are loaded.
+
+    Args:
+        name, task: as of the tool.
+        network: makes the network.
+        file: its weights, below a folder of weights.
+        settings: of the :class:`LearnedTool`.
+    """
+    return Deferred(name, task, lambda: LearnedTool(name, task, load_into(network(), find_weights(file)), **settings), file)
 
 
 def weights_hash(module: torch.nn.Module) -> str:

@@ -1,5 +1,6 @@
 """Toolboxes as YAML files: a list of tools by name, and of tools made from checkpoint files.
 
+    - classical                             # all tools of a named toolbox
     - noise.gaussian45                      # a tool of any named toolbox
     - name: restormer.derain                # a checkpoint that spandrel recognises
       task: derain
@@ -58,18 +59,19 @@ def read_manifest(path: Path) -> list[str | Checkpoint]:
         raise IrEnvError(f"{path}: not a readable toolbox file ({error})") from error
     if not isinstance(entries, list) or not entries:
         raise IrEnvError(f"{path}: a toolbox file is a YAML list of tool names and of mappings with name, task and file")
-    return [_entry(path, position, entry) for position, entry in enumerate(entries, 1)]
+    return [parse_entry(str(path), position, entry) for position, entry in enumerate(entries, 1)]
 
 
-def _entry(path: Path, position: int, entry: object) -> str | Checkpoint:
+def parse_entry(source: str, position: int, entry: object) -> str | Checkpoint:
+    """One entry of a list of tools; raises :class:`IrEnvError` that names the source and the position."""
     if isinstance(entry, str):
         return entry
     known = {field.name for field in fields(Checkpoint)}
     if not isinstance(entry, dict) or not {"name", "task", "file"} <= set(entry):
-        raise IrEnvError(f"{path}, entry {position}: is neither a tool's name nor a mapping with name, task and file: {entry!r}")
+        raise IrEnvError(f"{source}, entry {position}: is neither a tool's name nor a mapping with name, task and file: {entry!r}")
     if unknown := set(entry) - known:
-        raise IrEnvError(f"{path}, entry {position} ({entry['name']}): unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        raise IrEnvError(f"{source}, entry {position} ({entry['name']}): unknown keys {sorted(unknown)}; known are {sorted(known)}")
     try:
         return Checkpoint(**entry)
     except IrEnvError as error:
-        raise IrEnvError(f"{path}, entry {position} ({entry['name']}): {error}") from error
+        raise IrEnvError(f"{source}, entry {position} ({entry['name']}): {error}") from error

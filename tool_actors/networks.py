@@ -49,6 +49,8 @@ class CurveNet(nn.Module):
 
     multiple = 8
     CURVES = 5
+    STRIP = 512
+    """Rows bent at once: the maps at full size are the only big thing here."""
 
     def __init__(self, width: int = 32, blocks: int = 2):
         super().__init__()
@@ -64,10 +66,17 @@ class CurveNet(nn.Module):
         facts = torch.cat([features.mean((2, 3)), features.std((2, 3)), small.mean((2, 3)), small.amin((2, 3)), small.amax((2, 3))], dim=1)
         scale, shift = self.whole(facts).chunk(2, dim=1)
         maps = self.tail(self.blocks(F.relu(features * (1 + scale[..., None, None]) + shift[..., None, None])))
-        maps = F.interpolate(maps.float(), images.shape[-2:], mode="bilinear", align_corners=False)
-        value = images.amax(1, keepdim=True)
+        strips = range(0, images.shape[2], self.STRIP)
+        return torch.cat([self._bend(images[:, :, top : top + self.STRIP], maps.float(), top) for top in strips], dim=2)
+
+    def _bend(self, strip: Tensor, maps: Tensor, top: int) -> Tensor:
+        """The curves of the rows from ``top`` on, applied: with one cell more on either side, which interpolation needs."""
+        first, last = max(top // 8 - 1, 0), (top + strip.shape[2]) // 8 + 1
+        maps = maps[:, :, first:last]
+        maps = F.interpolate(maps, scale_factor=8, mode="bilinear", align_corners=False)[:, :, top - 8 * first :][:, :, : strip.shape[2]]
+        value = strip.amax(1, keepdim=True)
         gain = maps[:, 0:1] + (maps[:, 2:3] + maps[:, 3:4] * value.sqrt() + maps[:, 4:5] * value.square()) / (value + 1 / 255)
-        return images * (1 + gain) + maps[:, 1:2]
+        return strip * (1 + gain) + maps[:, 1:2]
 
 
 class SuperResolver(nn.Module):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from tool_actors.tasks import TASKS
 
 if TYPE_CHECKING:
     import torch
+
+    from tool_actors.manifest import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class ToolSpec:
     """Output side over input side."""
     deterministic: bool = True
     """False if the same input may give another output: such results are never cached or shared."""
+    tile: int | None = None
+    """Longest side, in input pixels, that it takes at once; longer images go through in overlapping tiles. None: no limit of its own."""
     differentiable: bool = False
     """True if gradients flow from the output to the input (learned tools)."""
     description: str = ""
@@ -72,6 +76,19 @@ class Tool(ABC):
         return f"<{type(self).__name__} {self.spec.name}: {self.spec.task}>"
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """A tool that is not loaded yet, because its weights are big, or perhaps not there."""
+
+    name: str
+    task: str
+    build: Callable[[], Tool]
+    """Loads the weights; raises ``WeightsMissing`` or ``UnsupportedCheckpointError``."""
+    summary: str = ""
+    checkpoint: Checkpoint | None = None
+    """Of tools that a toolbox file describes."""
+
+
 def fingerprint(*parts: object) -> str:
     """A short hash of everything that decides what a tool returns (code, parameters, weights)."""
     digest = hashlib.sha256()
@@ -89,6 +106,8 @@ class Toolbox(Sequence[Tool]):
 
     def __init__(self, tools: Iterable[Tool] = (), name: str = "custom"):
         self.name = name
+        self.absent: dict[str, IrEnvError] = {}
+        """Tools that belong here, but whose weights are not there or not usable: the error that choosing one raises."""
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             self.add(tool)
@@ -118,7 +137,7 @@ class Toolbox(Sequence[Tool]):
             try:
                 return self._tools[key]
             except KeyError:
-                raise UnknownToolError(key, self._tools) from None
+                raise self.absent.get(key) or UnknownToolError(key, self._tools) from None
         return list(self._tools.values())[key]
 
     def __contains__(self, key: object) -> bool:

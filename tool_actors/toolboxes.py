@@ -1,44 +1,61 @@
-"""The named toolboxes, and how to get one.
+"""The named toolboxes, toolbox files, and how to get a toolbox from either.
 
 A package offers tools of its own through an entry point of the group ``ir_env.tools`` whose value is a callable that returns tools; they
-are the toolbox ``plugins``, and a list of names may mix them with the others.
+are the toolbox ``plugins``. A user's own checkpoints, added with ``ir-env tools add``, are the toolbox ``user``.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
-from tool_actors.checkpoints import WeightsMissing
-from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.toolbox import Tool, Toolbox
+from tool_actors.checkpoints import UnsupportedCheckpointError, WeightsMissing, find_weights
+from tool_actors.errors import IrEnvError, UnknownNameError, UnknownToolError
+from tool_actors.manifest import FOLDER, Checkpoint, parse_entry, read_manifest
+from tool_actors.toolbox import Deferred, Tool, Toolbox
 
 ENTRY_POINT_GROUP = "ir_env.tools"
-UNSHIPPED = ("rl_restore", "ffdnet", "dncnn", "aodnet", "prenet", "prn_r", "imdn")
-"""Families whose weights are found, not shipped."""
+Entry = str | Checkpoint | Tool | Deferred
+logger = logging.getLogger(__name__)
 
 
-def _classical() -> list[Tool]:
+def user_file() -> Path:
+    """The toolbox file that `ir-env tools add` writes: ``IR_ENV_TOOLS``, or ``~/.config/ir_env/tools.yaml``."""
+    named = os.environ.get("IR_ENV_TOOLS")
+    return Path(named) if named else Path.home() / ".config" / "ir_env" / "tools.yaml"
+
+
+def _classical() -> list[Entry]:
     from tool_actors.classical import classical_tools
 
     return classical_tools()
 
 
-def _published() -> list[Tool]:
+def _learned() -> list[Entry]:
+    from tool_actors.embedded import embedded_tools
+
+    return embedded_tools()
+
+
+def _published() -> list[Entry]:
     from tool_actors.published import published_tools
 
     return published_tools()
 
 
-def _rl_restore() -> list[Tool]:
+def _rl_restore() -> list[Entry]:
     from tool_actors.published import rl_restore_tools
 
     return rl_restore_tools()
 
 
-def _plugins() -> list[Tool]:
+def _plugins() -> list[Entry]:
     """The tools that installed packages offer through the entry point group ``ir_env.tools``."""
-    tools: list[Tool] = []
+    tools: list[Entry] = []
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             tools.extend(entry.load()())
@@ -50,42 +67,132 @@ def _plugins() -> list[Tool]:
     return tools
 
 
-NAMED_TOOLBOXES: dict[str, Callable[[], list[Tool]]] = {
+def _user() -> list[Entry]:
+    return read_manifest(user_file()) if user_file().is_file() else []
+
+
+NAMED_TOOLBOXES: dict[str, Callable[[], list[Entry]]] = {
+    "default": partial(read_manifest, FOLDER / "default.yaml"),
     "classical": _classical,
+    "learned": _learned,
     "plugins": _plugins,
+    "user": _user,
     "rl_restore": _rl_restore,
     "published": _published,
+    "opera": partial(read_manifest, FOLDER / "opera.yaml"),
+    "agenticir": partial(read_manifest, FOLDER / "agenticir.yaml"),
 }
 
 
-def load_toolbox(toolbox: str | Sequence[str] | Toolbox) -> Toolbox:
-    """A toolbox by name (one of :data:`NAMED_TOOLBOXES`), from a list of tool names, or as it is.
+def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox) -> Toolbox:
+    """A toolbox by name, from a file, from a list, or as it is.
+
+    Args:
+        toolbox: one of :data:`NAMED_TOOLBOXES`; the path of a toolbox file (see :mod:`tool_actors.manifest`); or what such a file holds: a
+            list of names of tools or toolboxes and of mappings that describe a checkpoint.
+
+    Returns:
+        The tools in order. From a name or a file, tools whose weights are not there are left out and listed in ``Toolbox.absent``.
 
     Raises:
         UnknownNameError: no toolbox of that name.
-        UnknownToolError: a name in the list that no toolbox holds.
-        WeightsMissing: the toolbox, or the only toolbox that could hold a name of the list, needs weights that are not there.
+        UnknownToolError: a name that no toolbox holds.
+        WeightsMissing, UnsupportedCheckpointError: of a tool that a list names.
+        IrEnvError: no tool of the toolbox is there.
     """
     if isinstance(toolbox, Toolbox):
         return toolbox
-    if isinstance(toolbox, str):
-        if toolbox not in NAMED_TOOLBOXES:
-            raise UnknownNameError("toolbox", toolbox, NAMED_TOOLBOXES, "A list of tool names is a toolbox, too.")
-        return Toolbox(NAMED_TOOLBOXES[toolbox](), name=toolbox)
-    found = Toolbox(name="everything")
-    missing: WeightsMissing | None = None
-    for build in NAMED_TOOLBOXES.values():
-        if all(name in found for name in toolbox):
-            break
+    if not isinstance(toolbox, str | Path):
+        made = Toolbox()
+        for entry in _resolve([parse_entry("the list of tools", position, entry) for position, entry in enumerate(toolbox, 1)], Path()):
+            made.add(entry.build() if isinstance(entry, Deferred) else entry)
+        return made
+    made = Toolbox(name=str(toolbox))
+    for entry in entries(toolbox):
         try:
-            tools = build()
+            made.add(entry.build() if isinstance(entry, Deferred) else entry)
+        except (WeightsMissing, UnsupportedCheckpointError) as error:
+            made.absent[entry.name] = error
+    if made.absent and not len(made):
+        first = next(iter(made.absent.values()))
+        raise IrEnvError(f"none of the {len(made.absent)} tools of toolbox {made.name!r} is there. The first: {first}")
+    if made.absent:
+        logger.warning(
+            "toolbox %s: %d tools; %d are left out, their weights are not there: %s. `ir-env tools list %s` tells more.",
+            made.name,
+            len(made),
+            len(made.absent),
+            ", ".join(made.absent),
+            made.name,
+        )
+    return made
+
+
+def entries(toolbox: str | Path) -> list[Tool | Deferred]:
+    """What a named toolbox or a toolbox file holds, without loading weights."""
+    if isinstance(toolbox, str) and toolbox in NAMED_TOOLBOXES:
+        return _resolve(NAMED_TOOLBOXES[toolbox](), Path())
+    path = Path(toolbox)
+    if path.suffix in (".yaml", ".yml"):
+        return _resolve(read_manifest(path), path.parent)
+    raise UnknownNameError("toolbox", str(toolbox), NAMED_TOOLBOXES, "A YAML file or a list of tools is a toolbox, too.")
+
+
+def checkpoints(toolbox: str | Path) -> list[Checkpoint]:
+    """The checkpoints that a named toolbox or a toolbox file describes."""
+    path = Path(toolbox)
+    listed = read_manifest(path) if path.suffix in (".yaml", ".yml") else NAMED_TOOLBOXES[_known(str(toolbox))]()
+    return [entry for entry in listed if isinstance(entry, Checkpoint)]
+
+
+def _known(name: str) -> str:
+    if name not in NAMED_TOOLBOXES:
+        raise UnknownNameError("toolbox", name, NAMED_TOOLBOXES, "A YAML file is a toolbox, too.")
+    return name
+
+
+def _resolve(listed: list[Entry], beside: Path) -> list[Tool | Deferred]:
+    """Names become the tools, or the toolboxes, that they name; checkpoints become tools that load when they are built."""
+    resolved: list[Tool | Deferred] = []
+    index: dict[str, Tool | Deferred] = {}
+    rest = iter(NAMED_TOOLBOXES)
+    for entry in listed:
+        if isinstance(entry, Checkpoint):
+            resolved.append(deferred(entry, beside))
+        elif not isinstance(entry, str):
+            resolved.append(entry)
+        elif entry in NAMED_TOOLBOXES:
+            resolved.extend(entries(entry))
+        else:
+            # toolboxes are opened one by one, until one holds the name
+            while entry not in index and (name := next(rest, None)):
+                # files are lists of the others' tools: of theirs, only the checkpoints are new
+                for found in NAMED_TOOLBOXES[name]():
+                    if isinstance(found, Checkpoint):
+                        found = deferred(found, Path())
+                    if not isinstance(found, str):
+                        index.setdefault(found.name if isinstance(found, Deferred) else found.spec.name, found)
+            if entry not in index:
+                raise UnknownToolError(entry, index)
+            resolved.append(index[entry])
+    return resolved
+
+
+def deferred(checkpoint: Checkpoint, beside: Path) -> Deferred:
+    """The tool of a checkpoint, which is found and loaded when it is built."""
+    return Deferred(checkpoint.name, checkpoint.task, partial(_build, checkpoint, beside), checkpoint.architecture, checkpoint)
+
+
+def _build(checkpoint: Checkpoint, beside: Path) -> Tool:
+    from tool_actors.recognised import recognise
+
+    if checkpoint.note.startswith("unsupported"):
+        raise UnsupportedCheckpointError(f"tool {checkpoint.name!r} cannot be chosen: {checkpoint.note}")
+    path = beside / checkpoint.file
+    if not path.is_file():
+        try:
+            path = find_weights(checkpoint.file)
         except WeightsMissing as error:
-            missing = missing or error
-            continue
-        for tool in tools:
-            if tool.spec.name not in found:
-                found.add(tool)
-    unknown = [name for name in toolbox if name not in found]
-    if unknown and missing is not None and unknown[0].split(".")[0] in UNSHIPPED:
-        raise missing
-    return found.select(toolbox)
+            how = f"`ir-env tools fetch {checkpoint.name}` gets it from {checkpoint.url}." if checkpoint.url else checkpoint.note
+            raise WeightsMissing(checkpoint.file, error.looked, f"tool {checkpoint.name!r}: ", how) from None
+    return recognise(path, checkpoint.name, checkpoint.task, note=checkpoint.note, sha256=checkpoint.sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from experiments.cli import tools
 from experiments.cli.common import guarded, prepare_ray
 
 
@@ -31,9 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     degrade.add_argument("--depth", help="folder of depth maps, for haze (default: a synthetic depth)")
     degrade.add_argument("--out", help="file to write (default: NAME_COMBO.png here)")
 
-    tools = commands.add_parser("tools", help="list the tools of a toolbox")
-    tools.add_argument("--toolbox", default="classical")
-    tools.add_argument("--describe", metavar="TOOL", help="what one tool does: parameters, source, cost")
+    tools.add_commands(commands.add_parser("tools", help="list, show, add, fetch and check tools"))
 
     commands.add_parser("envs", help="list the environments, rewards, metrics and combinations")
     return parser
@@ -42,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     prepare_ray()
-    commands = {"restore": _restore, "degrade": _degrade, "tools": _tools, "envs": _envs}
+    commands = {"restore": _restore, "degrade": _degrade, "tools": tools.run, "envs": _envs}
     return guarded(lambda: commands[options.command](options))
 
 
@@ -68,27 +67,6 @@ def _degrade(options: argparse.Namespace) -> int:
     for name, parameters in result.parameters:
         print(f"{name}: {', '.join(f'{key} {_short(value)}' for key, value in parameters.items())}")
     print(path)
-    return 0
-
-
-def _tools(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from tool_actors.toolboxes import load_toolbox
-
-    toolbox = load_toolbox(options.toolbox)
-    if options.describe:
-        spec = toolbox[options.describe].spec
-        print(f"{spec.name}: {spec.task}\n\n{spec.description}\n\nfingerprint {spec.fingerprint}")
-        return 0
-    table = Table(title=f"toolbox {toolbox.name}: {len(toolbox)} tools")
-    for column in ("tool", "task", "scale", "what it is"):
-        table.add_column(column, overflow="fold")
-    for tool in toolbox:
-        table.add_row(tool.spec.name, tool.spec.task, f"x{tool.spec.scale}", tool.spec.summary)
-    Console().print(table)
-    print("ir-env tools --describe TOOL tells a tool's parameters, source and cost")
     return 0
 
 

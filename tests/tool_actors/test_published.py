@@ -13,6 +13,7 @@ from ir_env.process import RestorationProcess
 from policies.loading import load_policy
 from policies.planners import run
 from tool_actors.checkpoints import UnsupportedCheckpointError, WeightsMissing, find_weights, load_into, read_state
+from tool_actors.errors import IrEnvError
 from tool_actors.learned import LearnedTool
 from tool_actors.published.aodnet import AODNet
 from tool_actors.published.dncnn import DnCNN
@@ -87,14 +88,18 @@ def test_absent_weights_say_what_to_put_where(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(WeightsMissing, match=r"published/aodnet\.safetensors.*IR_ENV_WEIGHTS"):
         find_weights("published/aodnet.safetensors")
-    with pytest.raises(WeightsMissing, match="rl_restore/tool01"):
+    with pytest.raises(IrEnvError, match=r"none of the 12 tools.*rl_restore/tool01"):
         load_toolbox("rl_restore")
-    with pytest.raises(WeightsMissing):
+    with pytest.raises(WeightsMissing, match="rl_restore/tool01"):
         load_toolbox(["nlm.light", "rl_restore.tool01"])
     assert load_toolbox(["nlm.light"]).names == ["nlm.light"]
     (tmp_path / "published").mkdir()
     save_file(AODNet().state_dict(), tmp_path / "published" / "aodnet.safetensors")
     assert find_weights("published/aodnet.safetensors").parent.parent == tmp_path
+    published = load_toolbox("published")
+    assert published.names == ["aodnet.dehaze"] and "imdn.x4" in published.absent
+    with pytest.raises(WeightsMissing, match="imdn_x4"):
+        published["imdn.x4"]
 
 
 @needs_assets

@@ -6,17 +6,17 @@ Weights are looked for below the folders of ``IR_ENV_WEIGHTS`` (see :mod:`tool_a
 
 from __future__ import annotations
 
-from tool_actors.toolbox import Tool
+from tool_actors.toolbox import Deferred
 
 
-def published_tools() -> list[Tool]:
+def published_tools() -> list[Deferred]:
     """FFDNet, DnCNN, AOD-Net, PReNet, PRN_r and IMDN, in the order of the tasks."""
     from tool_actors.published import aodnet, dncnn, ffdnet, imdn, prenet
 
     return [tool for room in (ffdnet, dncnn, prenet, aodnet, imdn) for tool in room.tools()]
 
 
-def rl_restore_tools() -> list[Tool]:
+def rl_restore_tools() -> list[Deferred]:
     """RL-Restore's twelve tools."""
     from tool_actors.published import rl_restore
 

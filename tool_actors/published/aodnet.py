@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 
-def tools() -> list[LearnedTool]:
-    return [LearnedTool("aodnet.dehaze", "dehaze", load_into(AODNet(), find_weights("published/aodnet.safetensors")))]
+def tools() -> list[Deferred]:
+    return [published("aodnet.dehaze", "dehaze", AODNet, "published/aodnet.safetensors")]
 
 
 class AODNet(nn.Module):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 
-def tools() -> list[LearnedTool]:
+def tools() -> list[Deferred]:
     return [
-        LearnedTool("dncnn.blind", "denoise", load_into(DnCNN(channels=3), find_weights("published/cdncnn_blind.safetensors"))),
-        LearnedTool("dncnn.jpeg", "dejpeg", load_into(DnCNN(channels=1), find_weights("published/dncnn3_jpeg.safetensors"))),
+        published("dncnn.blind", "denoise", partial(DnCNN, channels=3), "published/cdncnn_blind.safetensors"),
+        published("dncnn.jpeg", "dejpeg", partial(DnCNN, channels=1), "published/dncnn3_jpeg.safetensors"),
     ]
 
 

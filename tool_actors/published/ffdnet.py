@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 SIGMAS = (15, 25, 50)
 
 
-def tools() -> list[LearnedTool]:
-    file = find_weights("published/ffdnet_color.safetensors")
-    return [LearnedTool(f"ffdnet.sigma{sigma}", "denoise", load_into(FFDNet(sigma), file), multiple=2) for sigma in SIGMAS]
+def tools() -> list[Deferred]:
+    file = "published/ffdnet_color.safetensors"
+    return [published(f"ffdnet.sigma{sigma}", "denoise", partial(FFDNet, sigma), file, multiple=2) for sigma in SIGMAS]
 
 
 class FFDNet(nn.Module):

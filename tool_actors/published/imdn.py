@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 
-def tools() -> list[LearnedTool]:
-    made = []
-    for scale in (2, 3, 4):
-        network = load_into(IMDN(scale), find_weights(f"published/imdn_x{scale}.safetensors"))
-        made.append(LearnedTool(f"imdn.x{scale}", "super_resolve", network, scale=scale))
-    return made
+def tools() -> list[Deferred]:
+    return [
+        published(f"imdn.x{scale}", "super_resolve", partial(IMDN, scale), f"published/imdn_x{scale}.safetensors", scale=scale)
+        for scale in (2, 3, 4)
+    ]
 
 
 class IMDN(nn.Module):

@@ -6,18 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 STAGES = 6
 
 
-def tools() -> list[LearnedTool]:
-    made = [
-        LearnedTool(f"prenet.{name}", "derain", load_into(PReNet(), find_weights(f"published/prenet_{name}.safetensors")))
-        for name in ("rain100h", "rain100l", "rain1400")
-    ]
-    return [*made, LearnedTool("prn_r.rain100l", "derain", load_into(PRNr(), find_weights("published/prn_r_rain100l.safetensors")))]
+def tools() -> list[Deferred]:
+    variants = ("rain100h", "rain100l", "rain1400")
+    made = [published(f"prenet.{name}", "derain", PReNet, f"published/prenet_{name}.safetensors") for name in variants]
+    return [*made, published("prn_r.rain100l", "derain", PRNr, "published/prn_r_rain100l.safetensors")]
 
 
 def _conv(inputs: int, *after: nn.Module) -> nn.Sequential:

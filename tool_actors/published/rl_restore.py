@@ -5,20 +5,23 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 TASKS = (*["defocus_deblur"] * 4, *["denoise"] * 4, *["dejpeg"] * 4)
 """Tools 1-4 undo Gaussian blur, 5-8 noise, 9-12 JPEG; of each four the first two are small and the last two deep."""
 
 
-def tools() -> list[LearnedTool]:
-    made = []
-    for number, task in enumerate(TASKS, start=1):
-        network = SmallTool() if (number - 1) % 4 < 2 else DeepTool()
-        load_into(network, find_weights(f"rl_restore/tool{number:02}.safetensors"))
-        made.append(LearnedTool(f"rl_restore.tool{number:02}", task, network))
-    return made
+def tools() -> list[Deferred]:
+    return [
+        published(
+            f"rl_restore.tool{number:02}",
+            task,
+            SmallTool if (number - 1) % 4 < 2 else DeepTool,
+            f"rl_restore/tool{number:02}.safetensors",
+        )
+        for number, task in enumerate(TASKS, start=1)
+    ]
 
 
 class SmallTool(nn.Module):
