@@ -6,7 +6,7 @@ One call of :meth:`RestorationProcess.step` makes one batched tool call and one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,6 +59,11 @@ class Episode:
     @property
     def done(self) -> bool:
         return self.terminated or self.truncated
+
+    def fork(self) -> Episode:
+        """The same episode up to here, to go on with in another way; images are shared, they are never written to."""
+        own = {name: list(getattr(self, name)) for name in ("states", "scores", "history", "seconds")}
+        return replace(self, **own)
 
 
 class RestorationProcess:

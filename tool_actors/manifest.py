@@ -2,12 +2,12 @@
 
     - classical                             # all tools of a named toolbox
     - noise.gaussian45                      # a tool of any named toolbox
-    - name: restormer.derain                # a checkpoint that spandrel recognises
-      task: derain
-      file: restormer/deraining.pth         # absolute, beside the YAML file, or below a folder of weights
+    - name: restormer.motion_deblur         # a checkpoint that spandrel recognises
+      task: motion_deblur
+      file: restormer/motion_deblurring.pth         # absolute, beside the YAML file, or below a folder of weights
       url: https://...                      # optional: where `ir-env tools fetch` gets it
-      size: 104579845                       # optional, bytes
-      sha256: 35f9...                       # optional: verified at download and before loading
+      size: 104700429                       # optional, bytes
+      sha256: 194e38fb...                   # optional: verified at download and before loading
 
 The toolboxes ``opera`` and ``agenticir`` are such files, in :data:`FOLDER`.
 """
@@ -45,6 +45,11 @@ class Checkpoint:
     """Licence, and what else a user should know."""
 
     def __post_init__(self):
+        texts = [field.name for field in fields(self) if field.name not in ("size", "sha256")]
+        wrong = [name for name in texts if not isinstance(getattr(self, name), str)]
+        if wrong or not isinstance(self.size, int | None) or not isinstance(self.sha256, str | None):
+            named = ", ".join(wrong) or "size or sha256"
+            raise IrEnvError(f"wrong kind of value for {named}: size is an integer, all else is text (in quotes)")
         if self.task not in TASKS:
             raise UnknownNameError("task", self.task, TASKS)
 
@@ -59,7 +64,11 @@ def read_manifest(path: Path) -> list[str | Checkpoint]:
         raise IrEnvError(f"{path}: not a readable toolbox file ({error})") from error
     if not isinstance(entries, list) or not entries:
         raise IrEnvError(f"{path}: a toolbox file is a YAML list of tool names and of mappings with name, task and file")
-    return [parse_entry(str(path), position, entry) for position, entry in enumerate(entries, 1)]
+    parsed = [parse_entry(str(path), position, entry) for position, entry in enumerate(entries, 1)]
+    names = [entry.name if isinstance(entry, Checkpoint) else entry for entry in parsed]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise IrEnvError(f"{path}: named twice: {', '.join(twice)}")
+    return parsed
 
 
 def parse_entry(source: str, position: int, entry: object) -> str | Checkpoint:

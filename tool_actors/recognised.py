@@ -24,7 +24,6 @@ def recognise(
     tile: int | None = TILE,
     precision: Precision | None = None,
     note: str = "",
-    sha256: str | None = None,
 ) -> LearnedTool:
     """A tool from a weight file; architecture, scale and size requirements are read from the names and shapes of its tensors.
 
@@ -35,20 +34,17 @@ def recognise(
         tile: longest side run at once; networks for which spandrel discourages tiles get larger ones.
         precision: default: full, and half on a GPU if the network allows it.
         note: licence and the like, for the description.
-        sha256: what the file's hash must be, where known.
 
     Raises:
-        UnsupportedCheckpointError: broken, not the file that the hash says, of no known architecture, or not from RGB to RGB
+        UnsupportedCheckpointError: broken, of no known architecture, or not from RGB to RGB
             (or from grey to grey).
     """
     from tool_actors.published import xrestormer
 
-    if sha256 and (found_hash := file_sha256(path)) != sha256:
-        raise UnsupportedCheckpointError(f"{path}: its sha256 is {found_hash}, and {sha256} was due; fetch the file again")
     state = read_state(path)
     network: nn.Module
     if xrestormer.is_xrestormer(state):
-        network = _load(path, lambda: xrestormer.from_state(state))
+        network = _load(path, lambda: xrestormer.from_state(state, scale=4 if task == "super_resolve" else 1))
         facts = {"scale": network.scale, "tile": tile, "precision": precision or "fp32"}
         architecture = "X-Restormer"
     else:

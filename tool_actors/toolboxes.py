@@ -184,6 +184,7 @@ def deferred(checkpoint: Checkpoint, beside: Path) -> Deferred:
 
 
 def _build(checkpoint: Checkpoint, beside: Path) -> Tool:
+    from tool_actors.fetch import FetchError, verify
     from tool_actors.recognised import recognise
 
     if checkpoint.note.startswith("unsupported"):
@@ -195,4 +196,8 @@ def _build(checkpoint: Checkpoint, beside: Path) -> Tool:
         except WeightsMissing as error:
             how = f"`ir-env tools fetch {checkpoint.name}` gets it from {checkpoint.url}." if checkpoint.url else checkpoint.note
             raise WeightsMissing(checkpoint.file, error.looked, f"tool {checkpoint.name!r}: ", how) from None
-    return recognise(path, checkpoint.name, checkpoint.task, note=checkpoint.note, sha256=checkpoint.sha256)
+    try:
+        verify(checkpoint, path)
+    except FetchError as error:
+        raise UnsupportedCheckpointError(str(error)) from error
+    return recognise(path, checkpoint.name, checkpoint.task, note=checkpoint.note)

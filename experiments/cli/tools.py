@@ -128,6 +128,9 @@ def _fetch(options: argparse.Namespace) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for checkpoint in _checkpoints(options.names):
+            if not checkpoint.url:
+                print(f"{checkpoint.name}: by hand. {checkpoint.note}")
+                continue
             bar = progress.add_task(checkpoint.name, total=checkpoint.size)
             try:
                 path = fetch(checkpoint, options.folder, lambda done, total, bar=bar: progress.update(bar, completed=done, total=total))
@@ -154,7 +157,9 @@ def _checkpoints(names: list[str]) -> list:
             if name not in known:
                 raise UnknownToolError(name, known)
             chosen = [known[name]]
-        found |= {checkpoint.file: checkpoint for checkpoint in chosen}
+        for checkpoint in chosen:
+            if not checkpoint.note.startswith("unsupported"):
+                found.setdefault(checkpoint.file, checkpoint)
     return list(found.values())
 
 

@@ -52,12 +52,12 @@ def search_fixed_plan(
         progress: called after every plan tried.
     """
     best: tuple[float, tuple[int, ...]] = (0.0, ())
-    front = [((), [_copy(episode) for episode in episodes])]
+    front = [((), [episode.fork() for episode in episodes])]
     for _ in range(min(max_length, process.max_steps)):
         tried = []
         for plan, reached in front:
             for action in range(process.actions.stop):
-                trial = [_copy(episode) for episode in reached]
+                trial = [episode.fork() for episode in reached]
                 allowed = [episode for episode in trial if episode.mask[action] and not episode.done]
                 process.step(allowed, [action] * len(allowed))
                 mean = float(np.mean([episode.total_reward for episode in trial]))
@@ -69,10 +69,3 @@ def search_fixed_plan(
         best = tried[0][:2]
         front = [(plan, reached) for _, plan, reached in tried[:beam]]
     return FixedPlan([process.actions.name(index) for index in best[1]])
-
-
-def _copy(episode: Episode) -> Episode:
-    fields = dict(vars(episode))
-    for name in ("states", "scores", "history", "seconds"):
-        fields[name] = list(fields[name])
-    return Episode(**fields)

@@ -102,7 +102,7 @@ def test_degrade_and_restore(tmp_path, photo):
         (("restore", "cat.png", "--policy", "nothing", "--out", "cat.png/out"), "cannot be written"),
         (("restore", "cat.png", "--policy", "fixed:nlm.lite"), "nlm.lite"),
         (("tools", "--toolbox", "clasical"), "unknown toolbox 'clasical'"),
-        (("tools", "--describe", "nlm.lite"), "did you mean 'nlm.light'"),
+        (("tools", "show", "nlm.lite"), "did you mean 'nlm.light'"),
     ],
 )
 def test_bad_input_is_named_without_a_traceback(arguments, words, tmp_path, crop):

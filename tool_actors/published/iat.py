@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tool_actors.checkpoints import find_weights, load_into
 from tool_actors.learned import LearnedTool
 
-FLUSHED = 1e-20
-"""Weights below this count as 0."""
+TINY = torch.finfo(torch.float32).tiny
+"""Numbers below this are subnormal."""
 
 
 def tools() -> list[LearnedTool]:
@@ -48,7 +48,7 @@ def _flush(module: nn.Module, state: dict[str, Tensor], *_) -> None:
     """Sets to 0 what weight decay left of unused weights: the published blocks hold thousands near 1e-41, and sums of such subnormal
     numbers, which no result shows, take a CPU ten times as long."""
     for name, value in state.items():
-        state[name] = value.masked_fill(value.abs() < FLUSHED, 0)
+        state[name] = value.masked_fill(value.abs() < TINY, 0)
 
 
 class _Local(nn.Module):

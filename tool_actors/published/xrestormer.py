@@ -255,6 +255,8 @@ class _ChannelAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, bias: bool):
         super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads cannot share {width} channels evenly")
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = nn.Conv2d(width, 3 * width, 1, bias=bias)
         self.qkv_dwconv = nn.Conv2d(3 * width, 3 * width, 3, padding=1, groups=3 * width, bias=bias)
@@ -280,6 +282,8 @@ class _WindowAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, channels: int, side: int, span: int, bias: bool):
         super().__init__()
+        if span < side or (span - side) % 2:
+            raise ValueError(f"a window of side {span} does not lie evenly around one of side {side}")
         self.heads, self.channels, self.side, self.span = heads, channels, side, span
         self.qkv = nn.Conv2d(width, 3 * heads * channels, 1, bias=bias)
         self.project_out = nn.Conv2d(heads * channels, width, 1, bias=bias)
