@@ -1,12 +1,18 @@
-"""Teach the small CNN encoder of the SimpleCall-style policy to recognise degradations.
+"""Teach the small CNN encoder of the SimpleCall-style policy what is wrong with a picture, and what tools would do about it.
 
 How to run
 ----------
     python -m experiments.pretrain_encoder --photos FOLDER
+    python -m experiments.pretrain_encoder --photos FOLDER --toolbox mine.yaml --out mine.safetensors    # for your own tools
 
-It degrades crops of the photographs with random combinations and learns, from the degraded crop alone, which degradations were applied,
-its PSNR, and how its mean and contrast differ from the clean crop's. Labels cost nothing, since the degradations are ours. The encoder is
-written to policies/simplecall/weights/cnn.safetensors in half precision, with a card of what it was trained on and what it reached.
+Two kinds of examples, both with labels that cost no annotation, since the degradations are ours:
+
+- ``--samples`` degraded crops: which degradations were applied.
+- ``--states`` images from the middle of restorations, in which tools are drawn by their gain or at random: which degradations are left, and
+  what every tool of the toolbox would gain next, in units of the reward (increment of PSNR-Y / 9 + SSIM / 0.3).
+
+The encoder is written in half precision, with a card of what it was trained on and what it reached on photographs it never saw. The states
+are kept in ``--work``, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,38 +30,54 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import nn
 
+from experiments.train_tools import has_bfloat16_units
 from ir_env.datasets import SynthesisedDataset
+from ir_env.process import Episode, RestorationProcess
 from ir_env.spaces import view
 from policies.simplecall.encoders import SmallCNN
-from tool_actors.tasks import DEGRADATIONS
+from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.threads import limit_threads
+from tool_actors.toolbox import fingerprint
+from tool_actors.toolboxes import load_toolbox
 
-SIZE, CHUNK = 64, 250
+SIZE, CHUNK, STEPS = 64, 48, 3
 COMBOS = "random:2:2:2"
+TEMPERATURE = 0.15
+"""Of the choice among tools by their gains, in units of reward."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs; one in five is held out")
-    parser.add_argument("--samples", type=int, default=60_000, help="degraded crops")
-    parser.add_argument("--heldout-samples", type=int, default=4_000)
+    parser.add_argument("--toolbox", default="default")
+    parser.add_argument("--samples", type=int, default=40_000, help="degraded crops")
+    parser.add_argument("--states", type=int, default=12_000, help="images from the middle of restorations")
+    parser.add_argument("--heldout", type=int, default=1_500, help="of each kind")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
     parser.add_argument("--out", type=Path, default=SmallCNN.WEIGHTS)
     options = parser.parse_args(arguments)
 
     start = time.monotonic()
-    images, targets = make_samples(options.photos, "train", options.samples, options.seed, options.processes)
-    test_images, test_targets = make_samples(options.photos, "heldout", options.heldout_samples, options.seed + 1, options.processes)
+    tools = load_toolbox(options.toolbox).names
+    sets = {}
+    for split, samples, states, seed in (
+        ("train", options.samples, options.states, options.seed),
+        ("heldout", options.heldout, options.heldout, options.seed + 1),
+    ):
+        sets[split] = make_examples(options.photos, split, tools, samples, states, seed, options.processes, options.work)
     limit_threads(multiprocessing.cpu_count())
+    made = time.monotonic()
     torch.manual_seed(options.seed)
     encoder = SmallCNN(pretrained=False)
-    network = Recogniser(encoder, targets.shape[1])
+    network = Seer(encoder, len(tools))
+    images, present, gains = sets["train"]
     steps = options.epochs * (len(images) // options.batch)
-    optimiser = torch.optim.AdamW(network.parameters(), options.lr, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(network.parameters(), options.lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, total_steps=steps)
     rng = np.random.default_rng(options.seed)
     for epoch in range(options.epochs):
@@ -65,93 +87,172 @@ def main(arguments: list[str] | None = None) -> None:
             batch = images[rows]
             if rng.random() < 0.5:  # rain falls down and haze lies far above, so only left and right are the same
                 batch = batch.flip(2)
-            value = loss(network(batch.permute(0, 3, 1, 2).float() / 255.0), targets[rows])
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
+                said, foreseen = network(batch.permute(0, 3, 1, 2).float() / 255.0)
+            value = loss(said.float(), foreseen.float(), present[rows], gains[rows])
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
             schedule.step()
             total += value.item()
-        report = evaluate(network, test_images, test_targets)
+        report = evaluate(network, *sets["heldout"])
         print(f"epoch {epoch + 1:>3}  loss {total / len(order):.4f}  {describe(report)}  {time.monotonic() - start:.0f} s", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half().contiguous() for name, value in encoder.state_dict().items()}, options.out)
     card = {
-        "network": "SmallCNN, width 32",
-        "learned": "which degradations were applied; PSNR; difference of mean and of contrast",
+        "network": "SmallCNN, width 48",
+        "learned": "which degradations are there; what each tool would gain",
+        "tools": tools,
         "photographs": "/".join(Path(options.photos).resolve().parts[-2:]),
         "combinations": COMBOS,
-        "settings": {key: getattr(options, key) for key in ("samples", "epochs", "batch", "lr", "seed")},
-        "seconds": round(time.monotonic() - start),
+        "settings": {key: getattr(options, key) for key in ("samples", "states", "epochs", "batch", "lr", "seed")},
+        "seconds": {"examples": round(made - start), "training": round(time.monotonic() - made)},
         "held_out": report,
     }
     options.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"{options.out}: {options.out.stat().st_size / 1024:.0f} KiB")
 
 
-def make_samples(photos: str, split: str, count: int, seed: int, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Degraded crops, uint8 (N, S, S, 3), and their targets, float32 (N, 8 + 3)."""
-    jobs = [(photos, split, min(CHUNK, count - first), seed * 1_000_003 + first) for first in range(0, count, CHUNK)]
+# -- examples ----------------------------------------------------------------------------------------------------------------------
+
+
+def make_examples(
+    photos: str, split: str, tools: list[str], samples: int, states: int, seed: int, processes: int, work: Path
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, uint8 (N, S, S, 3); which degradations are there, float32 (N, 8); gains, float32 (N, tools), NaN if unknown or forbidden."""
+    plain = [
+        (photos, split, tools, False, min(CHUNK * 5, samples - at), seed * 1_000_003 + at, None) for at in range(0, samples, CHUNK * 5)
+    ]
+    folder = work / f"{split}_{fingerprint(*(tool.spec.fingerprint for tool in load_toolbox(tools)))}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rich = [
+        (photos, split, tools, True, min(CHUNK, states - at), seed * 1_000_003 + 500_000 + at, folder / f"{seed}_{at}.npz")
+        for at in range(0, states, CHUNK)
+    ]
+    jobs = plain + rich
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        parts = list(track(pool.imap(_make_chunk, jobs), f"degrading {split} crops", total=len(jobs), transient=True))
+        parts = list(track(pool.imap(_make_chunk, jobs), f"making {split} examples", total=len(jobs), transient=True))
     return tuple(torch.from_numpy(np.concatenate(columns)) for columns in zip(*parts, strict=True))
 
 
-_datasets: dict[tuple[str, str], SynthesisedDataset] = {}
+_made: dict[tuple, object] = {}
 
 
-def _make_chunk(job: tuple[str, str, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    photos, split, count, seed = job
+def _make_chunk(job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    photos, split, tools, rich, count, seed, kept = job
     limit_threads(1)
-    if (photos, split) not in _datasets:
-        _datasets[photos, split] = SynthesisedDataset(photos, split, crop_size=SIZE, combos=COMBOS)
-    dataset, rng = _datasets[photos, split], np.random.default_rng(seed)
-    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
-    targets = np.zeros((count, len(DEGRADATIONS) + 3), np.float32)
-    for row in range(count):
-        sample = dataset.draw(rng)
-        pair = dataset.load(sample)
-        images[row] = view(pair.degraded, SIZE)
-        clean, seen = pair.reference / 255.0, images[row] / 255.0
-        for name in sample.combo:
-            targets[row, DEGRADATIONS.index(name)] = 1.0
-        psnr = -10 * np.log10(np.mean((clean - seen) ** 2) + 1e-6)
-        targets[row, -3:] = psnr / 10.0, 4 * (clean.mean() - seen.mean()), 4 * (clean.std() - seen.std())
-    return images, targets
+    if kept is not None and kept.is_file():
+        with np.load(kept) as arrays:
+            return arrays["images"], arrays["present"], arrays["gains"]
+    if (photos, split) not in _made:
+        _made[photos, split] = SynthesisedDataset(photos, split, crop_size=SIZE, combos=COMBOS)
+    dataset, rng = _made[photos, split], np.random.default_rng(seed)
+    if not rich:
+        images = np.empty((count, SIZE, SIZE, 3), np.uint8)
+        present = np.zeros((count, len(DEGRADATIONS)), np.float32)
+        for row in range(count):
+            sample = dataset.draw(rng)
+            images[row] = view(dataset.load(sample).degraded, SIZE)
+            present[row] = _presence(sample.combo)
+        return images, present, np.full((count, len(tools)), np.nan, np.float32)
+    if "process" not in _made:
+        _made["process"] = RestorationProcess(dataset, tools, metrics=["psnry", "ssim"], max_steps=STEPS + 1, cache_bytes=32 << 20)
+    process = _made["process"]
+    process.dataset = dataset
+    samples = [dataset.draw(rng) for _ in range(-(-count // STEPS))]
+    left = [set(sample.combo) for sample in samples]
+    rows = []
+    episodes = process.start(samples)
+    for _ in range(STEPS):
+        gains = gains_of_all(process, episodes)
+        rows.extend(
+            (view(episode.state.as_uint8(), SIZE), _presence(parts), row) for episode, parts, row in zip(episodes, left, gains, strict=True)
+        )
+        chosen = [_choose(row, rng) for row in gains]
+        for parts, row, action in zip(left, gains, chosen, strict=True):
+            if row[action] > 0:
+                parts -= {name for name, task in TASK_OF.items() if task == process.actions[action].task}
+        process.step(episodes, chosen)
+    arrays = tuple(np.stack(column[:count]) for column in zip(*rows, strict=True))
+    if kept is not None:
+        temporary = kept.with_suffix(".part.npz")
+        np.savez_compressed(temporary, images=arrays[0], present=arrays[1], gains=arrays[2])
+        temporary.replace(kept)
+    return arrays
 
 
-class Recogniser(nn.Module):
-    """The encoder and a linear layer on its head."""
+def gains_of_all(process: RestorationProcess, episodes: list[Episode]) -> np.ndarray:
+    """What every tool would gain in every episode, float32 (episodes, tools); NaN where the mask forbids it."""
+    gains = np.full((len(episodes), process.actions.stop), np.nan, np.float32)
+    moves = [(row, int(action)) for row, episode in enumerate(episodes) for action in np.flatnonzero(episode.mask[:-1])]
+    trials = [episodes[row].fork() for row, _ in moves]
+    rewards = process.step(trials, [action for _, action in moves])
+    for (row, action), reward in zip(moves, rewards, strict=True):
+        gains[row, action] = reward
+    return gains
 
-    def __init__(self, encoder: SmallCNN, outputs: int):
+
+def _choose(gains: np.ndarray, rng: np.random.Generator) -> int:
+    allowed = np.flatnonzero(~np.isnan(gains))
+    if rng.random() < 0.4:
+        return int(rng.choice(allowed))
+    weights = np.exp((gains[allowed] - gains[allowed].max()) / TEMPERATURE)
+    return int(rng.choice(allowed, p=weights / weights.sum()))
+
+
+def _presence(parts) -> np.ndarray:
+    return np.array([name in parts for name in DEGRADATIONS], np.float32)
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------------------
+
+
+class Seer(nn.Module):
+    """The encoder, and linear layers on its head for the two kinds of targets."""
+
+    def __init__(self, encoder: SmallCNN, tools: int):
         super().__init__()
-        self.encoder, self.output = encoder, nn.Linear(encoder.HEAD, outputs)
+        self.encoder = encoder
+        self.present, self.gains = nn.Linear(encoder.HEAD, len(DEGRADATIONS)), nn.Linear(encoder.HEAD, tools)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.output(self.encoder(images)[:, -self.encoder.HEAD :])
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        head = self.encoder(images)[:, -self.encoder.HEAD :]
+        return self.present(head), self.gains(head)
 
 
-def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    count = len(DEGRADATIONS)
-    recognition = F.binary_cross_entropy_with_logits(outputs[:, :count], targets[:, :count])
-    return recognition + 0.3 * F.smooth_l1_loss(outputs[:, count:], targets[:, count:])
+def loss(present: torch.Tensor, gains: torch.Tensor, true_present: torch.Tensor, true_gains: torch.Tensor) -> torch.Tensor:
+    known = ~torch.isnan(true_gains)
+    value = F.binary_cross_entropy_with_logits(present, true_present)
+    if known.any():
+        # large losses need not be told apart: such a tool is wrong anyhow
+        value = value + F.smooth_l1_loss(gains[known], true_gains[known].clamp(min=-1.5), beta=0.2)
+    return value
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> dict:
-    """Balanced accuracy per degradation, and the mean error of the PSNR in dB."""
-    outputs = torch.cat([network(batch.permute(0, 3, 1, 2).float() / 255.0) for batch in images.split(500)])
+def evaluate(network: nn.Module, images: torch.Tensor, present: torch.Tensor, gains: torch.Tensor) -> dict:
+    """Balanced accuracy per degradation; mean gain of the best tool, and of the one that the encoder holds for best."""
+    outputs = [network(batch.permute(0, 3, 1, 2).float() / 255.0) for batch in images.split(500)]
+    said, foreseen = (torch.cat(column) for column in zip(*outputs, strict=True))
     accuracy = {}
     for column, name in enumerate(DEGRADATIONS):
-        said, true = outputs[:, column] > 0, targets[:, column] > 0.5
-        accuracy[name] = round(float((said[true].float().mean() + (~said[~true]).float().mean()) / 2), 4)
-    error = (outputs[:, -3] - targets[:, -3]).abs().mean() * 10
-    return {"balanced_accuracy": accuracy, "psnr_error_db": round(float(error), 3)}
+        yes, true = said[:, column] > 0, present[:, column] > 0.5
+        accuracy[name] = round(float((yes[true].float().mean() + (~yes[~true]).float().mean()) / 2), 4)
+    rich = (~torch.isnan(gains)).any(1)
+    true, foreseen = gains[rich].nan_to_num(nan=-9), foreseen[rich].masked_fill(torch.isnan(gains[rich]), -9)
+    # stopping gains nothing
+    true, foreseen = (F.pad(table, (0, 1)) for table in (true, foreseen))
+    picked = true.gather(1, foreseen.argmax(1, keepdim=True)).mean()
+    return {
+        "balanced_accuracy": accuracy,
+        "gain_of_best_tool": round(float(true.amax(1).mean()), 4),
+        "gain_of_foreseen_tool": round(float(picked), 4),
+    }
 
 
 def describe(report: dict) -> str:
-    return (
-        " ".join(f"{name} {value:.2f}" for name, value in report["balanced_accuracy"].items()) + f"  psnr ±{report['psnr_error_db']:.2f} dB"
-    )
+    accuracy = " ".join(f"{name} {value:.2f}" for name, value in report["balanced_accuracy"].items())
+    return f"{accuracy}  gain {report['gain_of_foreseen_tool']:.3f} of {report['gain_of_best_tool']:.3f}"
 
 
 if __name__ == "__main__":

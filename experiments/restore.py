@@ -30,8 +30,11 @@ class _NoMetrics(MetricSuite):
         return np.full((len(images), len(self.metrics)), np.nan, np.float32)
 
 
-def restore_all(images: Sequence[str], policy: str, out: str, max_steps: int = 6, seed: int = 0) -> int:
-    """Restore every image; one that fails is reported and the others go on. Returns the exit status."""
+def restore_all(images: Sequence[str], policy: str, out: str, max_steps: int = 6, seed: int = 0, toolbox: str | None = None) -> int:
+    """Restore every image; one that fails is reported and the others go on. Returns the exit status.
+
+    ``toolbox`` is for planners that can use any; a trained policy keeps its own.
+    """
     folder = make_folder(out)
     paths = [path for image in images for path in (find_images(image) if Path(image).is_dir() else [Path(image)])]
     planner = load_policy(policy, seed)
@@ -39,8 +42,7 @@ def restore_all(images: Sequence[str], policy: str, out: str, max_steps: int = 6
         raise IrEnvError(
             f"the policy {planner.name!r} looks at the clean image, which a photograph to restore does not have; choose another"
         )
-    toolbox = getattr(planner, "env_config", {}).get("toolbox", "classical")
-    process = RestorationProcess(toolbox=toolbox, max_steps=max_steps, cache_bytes=0)
+    process = RestorationProcess(toolbox=toolbox or planner.toolbox or "default", max_steps=max_steps, cache_bytes=0)
     process.suite = _NoMetrics()
     failures = 0
     seen: Counter[str] = Counter()

@@ -15,6 +15,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module import RLModuleSpec
 
 from experiments.callbacks import RestorationCallbacks
+from policies.simplecall.learner import SimpleCallPPOLearner
 from policies.simplecall.rl_module import SimpleCallRLModule
 
 ITERATIONS = 64
@@ -29,7 +30,7 @@ config = (
         "ir_env:ir_env/Restoration-v0",
         env_config={
             "dataset": {"photos": "builtin", "split": "train", "crop_size": 64, "combos": "A,B,C"},
-            "toolbox": "classical",
+            "toolbox": "default",
             "metrics": ["psnry", "ssim", "gmsd"],
             "reward": "delta_iqa",
             "max_steps": 6,
@@ -45,6 +46,7 @@ config = (
     )
     .resources(num_cpus_for_main_process=0.2)
     .learners(num_learners=0, num_cpus_per_learner=0)
+    .training(learner_class=SimpleCallPPOLearner)
     .training(
         train_batch_size_per_learner=BATCH,
         minibatch_size=256,

@@ -145,7 +145,7 @@ def train(recipe: Recipe, learn: tuple[str, Photos], measure: dict[str, Photos],
     """Train one tool, or go on training it; returns its card."""
     steps = options.steps or recipe.steps
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    half = options.precision == "bf16" or (options.precision == "auto" and _has_bfloat16_units())
+    half = options.precision == "bf16" or (options.precision == "auto" and has_bfloat16_units())
     torch.manual_seed(options.seed)
     network = NETWORKS[recipe.network](**recipe.arguments).to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), recipe.lr)
@@ -266,7 +266,7 @@ def _photo_sets(options: argparse.Namespace) -> list[tuple[str, Photos]]:
     return sets + [named(folder, "all") for folder in options.report]
 
 
-def _has_bfloat16_units() -> bool:
+def has_bfloat16_units() -> bool:
     """Whether convolutions in bfloat16 are faster here: a GPU, or a CPU with matrix tiles (AMX)."""
     return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
 

@@ -71,7 +71,7 @@ class RestorationProcess:
 
     Args:
         dataset: where episodes start, see :func:`ir_env.datasets.load_dataset`.
-        toolbox: name, list of tool names, or toolbox.
+        toolbox: name, toolbox file, list of tools, or toolbox, see :func:`tool_actors.toolboxes.load_toolbox`.
         metrics: names of the metric suite.
         reward: name or function, see :mod:`ir_env.rewards`.
         reward_weights: weight per metric, for the weighted rewards.
@@ -87,7 +87,7 @@ class RestorationProcess:
     def __init__(
         self,
         dataset: Mapping | str | Dataset | None = None,
-        toolbox: str | Sequence[str] | Toolbox = "classical",
+        toolbox: str | Sequence[str] | Toolbox = "default",
         metrics: Sequence[str] = DEFAULT_METRICS,
         reward: str | Reward = "delta_iqa",
         reward_weights: Mapping[str, float] | None = None,

@@ -80,6 +80,7 @@ class ModulePlanner(Planner):
 
     def __init__(self, module, name: str = "policy", env_config: Mapping[str, Any] | None = None):
         self.module, self.name, self.env_config = module, name, dict(env_config or {})
+        self.toolbox = self.env_config.get("toolbox")
         self.size = module.observation_space["image"].shape[0]
         self.max_steps = module.observation_space["history"].shape[0]
 

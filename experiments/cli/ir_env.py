@@ -18,9 +18,10 @@ def build_parser() -> argparse.ArgumentParser:
     restore = commands.add_parser("restore", help="restore photographs with a trained policy or a planner")
     restore.add_argument("images", nargs="+", metavar="IMAGE", help="photographs, or folders of them")
     restore.add_argument(
-        "--policy", required=True, help="a checkpoint, the folder of a run, or a planner: nothing, random, fixed:TOOL+TOOL"
+        "--policy", required=True, help="a checkpoint, the folder of a run, or a planner: nothing, random, fixed:TOOL+TOOL, rl_restore"
     )
     restore.add_argument("--out", default="restored", help="folder for the results (default: restored)")
+    restore.add_argument("--toolbox", help="name or file of a toolbox, for planners (default: the policy's own, or default)")
     restore.add_argument("--max-steps", type=int, default=6, help="most tools per photograph (default: 6)")
     restore.add_argument("--seed", type=int, default=0, help="for planners that draw")
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _restore(options: argparse.Namespace) -> int:
     from experiments.restore import restore_all
 
-    return restore_all(options.images, options.policy, options.out, options.max_steps, options.seed)
+    return restore_all(options.images, options.policy, options.out, options.max_steps, options.seed, options.toolbox)
 
 
 def _degrade(options: argparse.Namespace) -> int:

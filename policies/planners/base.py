@@ -38,6 +38,8 @@ class Planner(ABC):
     name: str = "planner"
     needs_reference: bool = False
     """True for oracles, which look at the clean image."""
+    toolbox: str | Sequence[str] | None = None
+    """The toolbox that it knows; None if it can use any."""
 
     @abstractmethod
     def plan(self, observation: Observation) -> int:

@@ -57,6 +57,7 @@ class RLRestoreAgent(Planner):
     """The published agent, greedy on its values: at most three tools of the toolbox ``rl_restore`` on a patch of 63 x 63 pixels."""
 
     name = "rl_restore agent"
+    toolbox = "rl_restore"
 
     def __init__(self):
         self.network = DRQN(read_state(find_weights("rl_restore/agent.safetensors"))).eval()

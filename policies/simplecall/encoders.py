@@ -13,34 +13,28 @@ from tool_actors.errors import IrEnvError, UnknownNameError
 
 
 class SmallCNN(nn.Module):
-    """Four convolutions, pooled by mean, spread and maximum, so that it does not matter where in the picture a degradation shows.
+    """Ten convolutions on the sub-images of cells of 4 x 4 pixels, pooled by mean, spread and maximum, so that it does not matter where in
+    the picture a degradation shows.
 
-    Its weights recognise degradations: ``python -m experiments.pretrain_encoder`` made them from photographs outside the built-in
-    collection (the card beside them says which, and how well it does).
+    Its weights tell degradations, and what the tools of the default toolbox would gain: ``python -m experiments.pretrain_encoder`` made
+    them from photographs outside the built-in collection (the card beside them says which, and how well it does).
 
     Args:
-        width: filters of the first layer.
-        pretrained: start from the shipped weights (of width 32).
+        width: filters of a layer.
+        pretrained: start from the shipped weights (of width 48).
     """
 
     WEIGHTS = Path(__file__).parent / "weights" / "cnn.safetensors"
     HEAD = 128
-    """Width of the layer that recognition was learned on; the policy sees it and what it reads."""
+    """Width of the layer that the targets were learned on; the policy sees it and what it reads."""
 
-    def __init__(self, width: int = 32, pretrained: bool = True):
+    def __init__(self, width: int = 48, pretrained: bool = True):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 6, padding=1, stride=4),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, 2 * width, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=2),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.ReLU(inplace=True),
-        )
-        self.head = nn.Sequential(nn.Linear(6 * width + 6, self.HEAD), nn.ReLU(inplace=True))
-        self.features = 6 * width + 6 + self.HEAD
+        self.near = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), nn.ReLU(), _Residual(width), _Residual(width))
+        self.far = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, stride=2), nn.ReLU(), _Residual(width), _Residual(width))
+        pooled = 5 * width + 9
+        self.head = nn.Sequential(nn.Linear(pooled, self.HEAD), nn.ReLU())
+        self.features = pooled + self.HEAD
         if pretrained:
             from safetensors.torch import load_file
 
@@ -49,10 +43,23 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
-        maps = self.layers(images - 0.5).flatten(2)
-        light = images.flatten(2)
-        pooled = torch.cat([maps.mean(2), maps.std(2), maps.amax(2), light.mean(2), light.std(2)], dim=1)
+        near = self.near(images - 0.5)
+        far = self.far(near).float().flatten(2)
+        near, light = near.float().flatten(2), images.flatten(2)
+        pooled = [near.mean(2), near.std(2), far.mean(2), far.std(2), far.amax(2), light.mean(2), light.std(2), light.amax(2)]
+        pooled = torch.cat(pooled, dim=1)
         return torch.cat([pooled, self.head(pooled)], dim=1)
+
+
+class _Residual(nn.Module):
+    """Two convolutions and a skip."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.relu(maps + self.second(F.relu(self.first(maps))))
 
 
 class FrozenCLIP(nn.Module):

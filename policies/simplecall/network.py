@@ -36,6 +36,7 @@ class SimpleCallNetwork(nn.Module):
     ):
         super().__init__()
         self.actions, self.max_steps = actions, max_steps
+        self.train_encoder = train_encoder
         self.encoder = make_encoder(encoder, encoder_options).requires_grad_(train_encoder)
         layers, width = [], self.encoder.features + max_steps * (actions + 1) + 1 + actions
         for size in hidden:
@@ -47,13 +48,21 @@ class SimpleCallNetwork(nn.Module):
         nn.init.zeros_(self.actor.bias)
         nn.init.zeros_(self.critic.bias)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) to the encoder's features (B, F); without a gradient if the encoder is frozen."""
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            return self.encoder(images.permute(0, 3, 1, 2).float() / 255.0)
+
     def features(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output (B, width)."""
-        image = observation["image"].permute(0, 3, 1, 2).float() / 255.0
+        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output (B, width).
+
+        Instead of ``image`` they may hold ``encoded``, what :meth:`encode` makes of it.
+        """
+        encoded = observation["encoded"] if "encoded" in observation else self.encode(observation["image"])
         history = F.one_hot(observation["history"].long(), self.actions + 1).flatten(1).float()
         step = observation["step"].float().reshape(-1, 1) / self.max_steps
         mask = observation["action_mask"].float()
-        return self.trunk(torch.cat([self.encoder(image), history, step, mask], dim=1))
+        return self.trunk(torch.cat([encoded, history, step, mask], dim=1))
 
     def logits(self, features: Tensor, action_mask: Tensor) -> Tensor:
         """Logits (B, actions); masked actions get :data:`FORBIDDEN`."""
