@@ -190,7 +190,7 @@ def _check_environment(config: Any) -> None:
         env = RestorationVectorEnv(num_envs=config.num_envs_per_env_runner, **config.env_config)
     except TypeError as error:
         raise ExperimentError(f"env_config: {error}; its keys are the arguments of RestorationVectorEnv") from error
-    config.env_config["toolbox"] = env.process.executor.toolbox.names
+    config.env_config["toolbox"] = env.process.executor.toolbox.references
 
 
 def _number(key: str, value: Any) -> float:

@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -105,12 +106,12 @@ def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox) -> Too
     if not isinstance(toolbox, str | Path):
         made = Toolbox()
         for entry in _resolve([parse_entry("the list of tools", position, entry) for position, entry in enumerate(toolbox, 1)], Path()):
-            made.add(entry.build() if isinstance(entry, Deferred) else entry)
+            _add(made, entry)
         return made
     made = Toolbox(name=str(toolbox))
     for entry in entries(toolbox):
         try:
-            made.add(entry.build() if isinstance(entry, Deferred) else entry)
+            _add(made, entry)
         except (WeightsMissing, UnsupportedCheckpointError) as error:
             made.absent[entry.name] = error
     if made.absent and not len(made):
@@ -126,6 +127,14 @@ def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox) -> Too
             made.name,
         )
     return made
+
+
+def _add(toolbox: Toolbox, entry: Tool | Deferred) -> None:
+    if isinstance(entry, Deferred):
+        described = entry.checkpoint and {key: value for key, value in asdict(entry.checkpoint).items() if value}
+        toolbox.add(entry.build(), described)
+    else:
+        toolbox.add(entry)
 
 
 def entries(toolbox: str | Path) -> list[Tool | Deferred]:
@@ -180,16 +189,18 @@ def _resolve(listed: list[Entry], beside: Path) -> list[Tool | Deferred]:
 
 def deferred(checkpoint: Checkpoint, beside: Path) -> Deferred:
     """The tool of a checkpoint, which is found and loaded when it is built."""
-    return Deferred(checkpoint.name, checkpoint.task, partial(_build, checkpoint, beside), checkpoint.architecture, checkpoint)
+    if (beside / checkpoint.file).is_file():
+        checkpoint = replace(checkpoint, file=str((beside / checkpoint.file).resolve()))
+    return Deferred(checkpoint.name, checkpoint.task, partial(_build, checkpoint), checkpoint.architecture, checkpoint)
 
 
-def _build(checkpoint: Checkpoint, beside: Path) -> Tool:
+def _build(checkpoint: Checkpoint) -> Tool:
     from tool_actors.fetch import FetchError, verify
     from tool_actors.recognised import recognise
 
     if checkpoint.note.startswith("unsupported"):
         raise UnsupportedCheckpointError(f"tool {checkpoint.name!r} cannot be chosen: {checkpoint.note}")
-    path = beside / checkpoint.file
+    path = Path(checkpoint.file)
     if not path.is_file():
         try:
             path = find_weights(checkpoint.file)

@@ -121,6 +121,7 @@ def test_a_toolbox_file_holds_names_and_checkpoints(tmp_path, monkeypatch):
         toolbox["swinir.far"]
     with pytest.raises(UnknownToolError, match=r"no\.such"):
         toolbox["no.such"]
+    assert load_toolbox(toolbox.references).names == toolbox.names, "what an experiment keeps of its toolbox means the same tools"
     inline = load_toolbox(["nlm.light", {**mine, "file": str(tmp_path / "naf.pth")}])
     assert inline["nafnet.mine"].spec.fingerprint == toolbox["nafnet.mine"].spec.fingerprint
     with pytest.raises(WeightsMissing):
