@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     start = time.monotonic()
-    tools = load_toolbox(options.toolbox).names
+    toolbox = load_toolbox(options.toolbox)
+    tools = toolbox.references
     sets = {}
     for split, samples, states, seed in (
         ("train", options.samples, options.states, options.seed),
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     card = {
         "network": "SmallCNN, width 48",
         "learned": "which degradations are there; what each tool would gain",
-        "tools": tools,
+        "tools": toolbox.names,
         "photographs": "/".join(Path(options.photos).resolve().parts[-2:]),
         "combinations": COMBOS,
         "settings": {key: getattr(options, key) for key in ("samples", "states", "epochs", "batch", "lr", "seed")},
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_examples(
-    photos: str, split: str, tools: list[str], samples: int, states: int, seed: int, processes: int, work: Path
+    photos: str, split: str, tools: list[str | dict], samples: int, states: int, seed: int, processes: int, work: Path
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images, uint8 (N, S, S, 3); which degradations are there, float32 (N, 8); gains, float32 (N, tools), NaN if unknown or forbidden."""
     plain = [

@@ -23,14 +23,22 @@ def test_the_environment_bench_prints_ratios(tmp_path):
 def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
     for index in range(5):
         save_image(tmp_path / "photos" / f"{index}.png", np.roll(photo, 40 * index, axis=1))
-    out = tmp_path / "cnn.safetensors"
-    arguments = ["--photos", tmp_path / "photos", "--samples", 64, "--epochs", 1, "--batch", 32, "--processes", 1, "--out", out]
-    pretrain_encoder.main([*map(str, arguments), "--heldout-samples", "32"])
+    (tmp_path / "mine.yaml").write_text("[tv.denoise, shift.brighten]")
+    out, work = tmp_path / "cnn.safetensors", tmp_path / "work"
+    places = ["--photos", tmp_path / "photos", "--toolbox", tmp_path / "mine.yaml", "--work", work, "--out", out]
+    sizes = ["--samples", 64, "--states", 12, "--heldout", 24, "--epochs", 1, "--batch", 32, "--processes", 1]
+    pretrain_encoder.main([*map(str, places + sizes)])
     limit_threads(1)
     weights, shipped = load_file(out), load_file(SmallCNN.WEIGHTS)
     assert {name: value.shape for name, value in weights.items()} == {name: value.shape for name, value in shipped.items()}
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["settings"]["samples"] == 64 and set(card["held_out"]["balanced_accuracy"]) >= {"noise", "low_resolution"}
+    assert card["tools"] == ["tv.denoise", "shift.brighten"]
+    assert card["held_out"]["gain_of_best_tool"] >= card["held_out"]["gain_of_foreseen_tool"]
+    [kept] = work.glob("train_*/*.npz")
+    with np.load(kept) as states:
+        assert states["images"].shape == (12, 64, 64, 3) and states["gains"].shape == (12, 2)
+        assert states["present"].sum(1).max() <= 3 and (states["gains"] > 0).any()
 
 
 def test_a_policy_beside_the_baselines():

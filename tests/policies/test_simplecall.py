@@ -42,6 +42,20 @@ def test_masked_actions_are_never_chosen(env):
     assert (logits[:, :-1] == FORBIDDEN).all() and logits.softmax(1)[:, -1].tolist() == [1, 1, 1]
 
 
+def test_encoding_once_changes_nothing(env):
+    from ray.rllib.core.columns import Columns
+
+    from policies.simplecall.learner import EncodeOnce
+
+    class Module:
+        network = SimpleCallNetwork(env.actions.n, 6).eval()
+
+    base = batch(env)
+    columns = EncodeOnce()(rl_module={"default": Module}, batch={"default": {Columns.OBS: base}})["default"]
+    assert "image" not in columns[Columns.OBS] and "image" in base
+    torch.testing.assert_close(Module.network.features(columns[Columns.OBS]), Module.network.features(base))
+
+
 def probe(encoder):
     """Accuracy of a linear probe that names the one degradation of crops of photographs it was not fitted on."""
     from sklearn.linear_model import LogisticRegression
@@ -64,7 +78,7 @@ def test_the_shipped_encoder_knows_degradations_on_photographs_it_never_saw():
     shipped, untrained = probe(SmallCNN()), probe(SmallCNN(pretrained=False))
     # measured: 0.56 against 0.27, chance is 0.125; many crops are too flat to tell
     assert shipped > untrained + 0.2
-    assert SmallCNN.WEIGHTS.stat().st_size < 300 * 1024
+    assert SmallCNN.WEIGHTS.stat().st_size < 600 * 1024
 
 
 def test_a_frozen_clip_tower_from_a_folder(tmp_path, env):

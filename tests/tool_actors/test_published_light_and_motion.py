@@ -66,7 +66,7 @@ def test_iat_flushes_subnormal_weights(tmp_path):
 
 @pytest.fixture(scope="module")
 def tools():
-    return {tool.spec.name: tool for room in (sci, iat, dmphn) for tool in room.tools()}
+    return {entry.name: entry.build() for room in (sci, iat, dmphn) for entry in room.tools()}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,26 @@ def crops():
     """The middle of four photographs, each uint8 (256, 256, 3)."""
     photos = [load_image(Path(ASSETS) / "images" / "set14" / f"{name}.png") for name in PHOTOS]
     return [photo[(top := (len(photo) - 256) // 2) : top + 256, (left := (photo.shape[1] - 256) // 2) : left + 256] for photo in photos]
+
+
+@needs_assets
+@pytest.mark.parametrize(
+    ("tool", "means"),
+    [
+        ("sci.easy", (0.4895, 0.5459, 0.7202)),
+        ("sci.medium", (0.7324, 0.7516, 0.8959)),
+        ("sci.difficult", (0.6434, 0.6359, 0.7674)),
+        ("iat.lol_v1", (0.8363, 0.8237, 0.9153)),
+        ("iat.exposure", (0.0880, 0.0622, 0.1533)),
+        ("dmphn.gopro", (0.3062, 0.3020, 0.4199)),
+    ],
+)
+def test_outputs_are_those_of_the_published_code(tool, means, tools):
+    """Channel means that the authors' sequence of operations, written out one by one, gives on a smooth image."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 48), indexing="ij")
+    with torch.inference_mode():
+        output = tools[tool](torch.stack([0.6 * x, 0.6 * y, 0.3 + 0.3 * torch.sin(6 * x * y)])[None])
+    assert output.mean((0, 2, 3)).tolist() == pytest.approx(means, abs=2e-4)
 
 
 def line_blur(length):

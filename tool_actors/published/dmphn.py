@@ -9,13 +9,18 @@ from torch import Tensor, nn
 
 from tool_actors.checkpoints import find_weights, load_into
 from tool_actors.learned import LearnedTool
+from tool_actors.toolbox import Deferred
 
 
-def tools() -> list[LearnedTool]:
+def tools() -> list[Deferred]:
+    return [Deferred("dmphn.gopro", "motion_deblur", _gopro, "published/dmphn_{encoder,decoder}_lv{1,2,3}.safetensors")]
+
+
+def _gopro() -> LearnedTool:
     network = DMPHN()
     for name, part in network.named_children():
         load_into(part, find_weights(f"published/dmphn_{name}.safetensors"))
-    return [LearnedTool("dmphn.gopro", "motion_deblur", network, multiple=8)]
+    return LearnedTool("dmphn.gopro", "motion_deblur", network, multiple=8)
 
 
 class DMPHN(nn.Module):

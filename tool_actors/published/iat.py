@@ -10,18 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 TINY = torch.finfo(torch.float32).tiny
 """Numbers below this are subnormal."""
 
 
-def tools() -> list[LearnedTool]:
-    return [
-        LearnedTool(f"iat.{name}", "brighten", load_into(IAT(), find_weights(f"published/iat_{name}.safetensors")))
-        for name in ("lol_v1", "exposure")
-    ]
+def tools() -> list[Deferred]:
+    # gamma and colours are of the whole image, so no tiles
+    return [published(f"iat.{name}", "brighten", IAT, f"published/iat_{name}.safetensors", tile=None) for name in ("lol_v1", "exposure")]
 
 
 class IAT(nn.Module):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
-from tool_actors.learned import LearnedTool
+from tool_actors.learned import published
+from tool_actors.toolbox import Deferred
 
 VARIANTS = ("easy", "medium", "difficult")
 """How dark the photographs were that each was trained on, without references."""
 
 
-def tools() -> list[LearnedTool]:
-    return [
-        LearnedTool(f"sci.{name}", "brighten", load_into(SCI(), find_weights(f"published/sci_{name}.safetensors"))) for name in VARIANTS
-    ]
+def tools() -> list[Deferred]:
+    return [published(f"sci.{name}", "brighten", SCI, f"published/sci_{name}.safetensors") for name in VARIANTS]
 
 
 class SCI(nn.Module):
