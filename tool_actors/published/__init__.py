@@ -10,10 +10,10 @@ from tool_actors.toolbox import Deferred
 
 
 def published_tools() -> list[Deferred]:
-    """FFDNet, DnCNN, AOD-Net, PReNet, PRN_r and IMDN, in the order of the tasks."""
-    from tool_actors.published import aodnet, dncnn, ffdnet, imdn, prenet
+    """FFDNet, DnCNN, DMPHN, PReNet, PRN_r, AOD-Net, SCI, IAT and IMDN, in the order of the tasks."""
+    from tool_actors.published import aodnet, dmphn, dncnn, ffdnet, iat, imdn, prenet, sci
 
-    return [tool for room in (ffdnet, dncnn, prenet, aodnet, imdn) for tool in room.tools()]
+    return [tool for room in (ffdnet, dncnn, dmphn, prenet, aodnet, sci, iat, imdn) for tool in room.tools()]
 
 
 def rl_restore_tools() -> list[Deferred]:

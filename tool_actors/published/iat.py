@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from tool_actors.learned import published
 from tool_actors.toolbox import Deferred
 
-TINY = torch.finfo(torch.float32).tiny
-"""Numbers below this are subnormal."""
-
 
 def tools() -> list[Deferred]:
     # gamma and colours are of the whole image, so no tiles
@@ -32,7 +29,6 @@ class IAT(nn.Module):
         super().__init__()
         self.local_net = _Local()
         self.global_net = _Global()
-        self.register_load_state_dict_pre_hook(_flush)
 
     def forward(self, images: Tensor) -> Tensor:
         gain, offset = self.local_net(images)
@@ -40,13 +36,6 @@ class IAT(nn.Module):
         mixed = torch.einsum("bij,bjhw->bihw", colour, images * gain + offset)
         # above 0, where the gradient of a power is finite
         return mixed.clamp(1e-8, 1) ** gamma[:, None, None, None]
-
-
-def _flush(module: nn.Module, state: dict[str, Tensor], *_) -> None:
-    """Sets to 0 what weight decay left of unused weights: the published blocks hold thousands near 1e-41, and sums of such subnormal
-    numbers, which no result shows, take a CPU ten times as long."""
-    for name, value in state.items():
-        state[name] = value.masked_fill(value.abs() < TINY, 0)
 
 
 class _Local(nn.Module):
