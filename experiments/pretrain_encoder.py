@@ -44,18 +44,20 @@ SIZE, CHUNK, STEPS = 64, 48, 3
 COMBOS = "random:2:2:2"
 TEMPERATURE = 0.15
 """Of the choice among tools by their gains, in units of reward."""
+GAIN_WEIGHT = 4.0
+"""Of the gains' loss beside that of the degradations."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs; one in five is held out")
     parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--samples", type=int, default=40_000, help="degraded crops")
-    parser.add_argument("--states", type=int, default=12_000, help="images from the middle of restorations")
-    parser.add_argument("--heldout", type=int, default=1_500, help="of each kind")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=24_000, help="degraded crops")
+    parser.add_argument("--states", type=int, default=18_000, help="images from the middle of restorations")
+    parser.add_argument("--heldout", type=int, default=960, help="of each kind")
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     limit_threads(multiprocessing.cpu_count())
     made = time.monotonic()
     torch.manual_seed(options.seed)
-    encoder = SmallCNN(pretrained=False)
+    encoder = SmallCNN(pretrained=False, norm=True)
     network = Seer(encoder, len(tools))
     images, present, gains = sets["train"]
     steps = options.epochs * (len(images) // options.batch)
@@ -96,10 +98,15 @@ def main(arguments: list[str] | None = None) -> None:
             optimiser.step()
             schedule.step()
             total += value.item()
-        report = evaluate(network, *sets["heldout"])
+        report = evaluate(network.eval(), *sets["heldout"])
+        network.train()
         print(f"epoch {epoch + 1:>3}  loss {total / len(order):.4f}  {describe(report)}  {time.monotonic() - start:.0f} s", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in encoder.state_dict().items()}, options.out)
+    network.encoder = encoder.folded()
+    stored = {name: value.half().contiguous() for name, value in network.encoder.state_dict().items()}
+    save_file(stored, options.out)
+    network.encoder.load_state_dict({name: value.float() for name, value in stored.items()})
+    report = evaluate(network, *sets["heldout"])
     card = {
         "network": "SmallCNN, width 48",
         "learned": "which degradations are there; what each tool would gain",
@@ -226,7 +233,7 @@ def loss(present: torch.Tensor, gains: torch.Tensor, true_present: torch.Tensor,
     value = F.binary_cross_entropy_with_logits(present, true_present)
     if known.any():
         # large losses need not be told apart: such a tool is wrong anyhow
-        value = value + F.smooth_l1_loss(gains[known], true_gains[known].clamp(min=-1.5), beta=0.2)
+        value = value + GAIN_WEIGHT * F.smooth_l1_loss(gains[known], true_gains[known].clamp(min=-1.5), beta=0.2)
     return value
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from tool_actors.errors import IrEnvError, UnknownNameError
 
@@ -22,18 +23,21 @@ class SmallCNN(nn.Module):
     Args:
         width: filters of a layer.
         pretrained: start from the shipped weights (of width 48).
+        norm: batch normalisation after each layer, to be trained with and then folded away by :meth:`folded`.
     """
 
     WEIGHTS = Path(__file__).parent / "weights" / "cnn.safetensors"
     HEAD = 128
     """Width of the layer that the targets were learned on; the policy sees it and what it reads."""
 
-    def __init__(self, width: int = 48, pretrained: bool = True):
+    def __init__(self, width: int = 48, pretrained: bool = True, norm: bool = False):
         super().__init__()
-        self.near = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), nn.ReLU(), _Residual(width), _Residual(width))
-        self.far = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, stride=2), nn.ReLU(), _Residual(width), _Residual(width))
+        self.width = width
+        self.near = nn.Sequential(_convolution(48, width, norm), _Residual(width, norm), _Residual(width, norm))
+        self.far = nn.Sequential(_convolution(width, width, norm, stride=2), _Residual(width, norm), _Residual(width, norm))
         pooled = 5 * width + 9
-        self.head = nn.Sequential(nn.Linear(pooled, self.HEAD), nn.ReLU())
+        self.head = nn.Linear(pooled, self.HEAD)
+        self.head_norm = nn.BatchNorm1d(self.HEAD) if norm else nn.Identity()
         self.features = pooled + self.HEAD
         if pretrained:
             from safetensors.torch import load_file
@@ -43,20 +47,39 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
-        near = self.near(images - 0.5)
-        far = self.far(near).float().flatten(2)
+        near = F.relu(self.near[0](F.pixel_unshuffle(images - 0.5, 4)))
+        near = self.near[1:](near)
+        far = self.far[1:](F.relu(self.far[0](near))).float().flatten(2)
         near, light = near.float().flatten(2), images.flatten(2)
         pooled = [near.mean(2), near.std(2), far.mean(2), far.std(2), far.amax(2), light.mean(2), light.std(2), light.amax(2)]
         pooled = torch.cat(pooled, dim=1)
-        return torch.cat([pooled, self.head(pooled)], dim=1)
+        return torch.cat([pooled, F.relu(self.head_norm(self.head(pooled)))], dim=1)
+
+    def folded(self) -> SmallCNN:
+        """The same function without normalisation layers."""
+        plain = SmallCNN(self.width, pretrained=False)
+        own = dict(self.eval().named_modules())
+        for name, module in plain.named_modules():
+            if isinstance(module, nn.Conv2d):
+                # a convolution and its normalisation stand in one Sequential
+                pair = own[name.rpartition(".")[0]]
+                module.load_state_dict((fuse_conv_bn_eval(*pair) if len(pair) == 2 else pair[0]).state_dict())
+        head = self.head if isinstance(self.head_norm, nn.Identity) else fuse_linear_bn_eval(self.head, self.head_norm)
+        plain.head.load_state_dict(head.state_dict())
+        return plain.eval()
+
+
+def _convolution(inputs: int, outputs: int, norm: bool, stride: int = 1) -> nn.Sequential:
+    layers = [nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride)]
+    return nn.Sequential(*layers, *([nn.BatchNorm2d(outputs)] if norm else []))
 
 
 class _Residual(nn.Module):
     """Two convolutions and a skip."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, norm: bool):
         super().__init__()
-        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.first, self.second = (_convolution(width, width, norm) for _ in range(2))
 
     def forward(self, maps: Tensor) -> Tensor:
         return F.relu(maps + self.second(F.relu(self.first(maps))))

@@ -42,6 +42,16 @@ def test_masked_actions_are_never_chosen(env):
     assert (logits[:, :-1] == FORBIDDEN).all() and logits.softmax(1)[:, -1].tolist() == [1, 1, 1]
 
 
+def test_folding_the_normalisation_away_changes_nothing():
+    torch.manual_seed(0)
+    encoder, images = SmallCNN(8, pretrained=False, norm=True), torch.rand(16, 3, 64, 64)
+    for _ in range(5):
+        encoder(images)
+    folded = encoder.folded()
+    assert not any("norm" in name or "running" in name for name in folded.state_dict())
+    torch.testing.assert_close(folded(images), encoder.eval()(images), atol=1e-5, rtol=1e-4)
+
+
 def test_encoding_once_changes_nothing(env):
     from ray.rllib.core.columns import Columns
 
