@@ -55,9 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=24_000, help="degraded crops")
     parser.add_argument("--states", type=int, default=18_000, help="images from the middle of restorations")
     parser.add_argument("--heldout", type=int, default=960, help="of each kind")
-    parser.add_argument("--epochs", type=int, default=18)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
@@ -76,12 +76,12 @@ def main(arguments: list[str] | None = None) -> None:
     limit_threads(multiprocessing.cpu_count())
     made = time.monotonic()
     torch.manual_seed(options.seed)
-    encoder = SmallCNN(pretrained=False, norm=True)
+    encoder = SmallCNN(pretrained=False)
     network = Seer(encoder, len(tools))
     images, present, gains = sets["train"]
     steps = options.epochs * (len(images) // options.batch)
-    optimiser = torch.optim.AdamW(network.parameters(), options.lr, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, total_steps=steps)
+    optimiser = torch.optim.AdamW(network.parameters(), options.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, total_steps=steps, pct_start=0.1)
     rng = np.random.default_rng(options.seed)
     for epoch in range(options.epochs):
         order = rng.permutation(len(images))[: len(images) // options.batch * options.batch].reshape(-1, options.batch)
@@ -95,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
             value = loss(said.float(), foreseen.float(), present[rows], gains[rows])
             optimiser.zero_grad()
             value.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             total += value.item()
@@ -102,13 +103,13 @@ def main(arguments: list[str] | None = None) -> None:
         network.train()
         print(f"epoch {epoch + 1:>3}  loss {total / len(order):.4f}  {describe(report)}  {time.monotonic() - start:.0f} s", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    network.encoder = encoder.folded()
-    stored = {name: value.half().contiguous() for name, value in network.encoder.state_dict().items()}
+    # vectors are small and hold variances, which half precision would round to 0
+    stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in encoder.state_dict().items()}
     save_file(stored, options.out)
-    network.encoder.load_state_dict({name: value.float() for name, value in stored.items()})
-    report = evaluate(network, *sets["heldout"])
+    encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in stored.items()})
+    report = evaluate(network.eval(), *sets["heldout"])
     card = {
-        "network": "SmallCNN, width 48",
+        "network": "SmallCNN, width 32",
         "learned": "which degradations are there; what each tool would gain",
         "tools": toolbox.names,
         "photographs": "/".join(Path(options.photos).resolve().parts[-2:]),

@@ -8,81 +8,80 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 
 class SmallCNN(nn.Module):
-    """Ten convolutions on the sub-images of cells of 4 x 4 pixels, pooled by mean, spread and maximum, so that it does not matter where in
-    the picture a degradation shows.
+    """Six convolutions at three resolutions, the power spectrum, and quantiles of the brightest and darkest channel.
+
+    The maps of the convolutions are pooled, so that it does not matter where in the picture a degradation shows. The spectrum shows what
+    convolutions learn slowly: the zeros of a blur, the floor of noise, the grid of JPEG blocks, the cut of a reduced image.
 
     Its weights tell degradations, and what the tools of the default toolbox would gain: ``python -m experiments.pretrain_encoder`` made
     them from photographs outside the built-in collection (the card beside them says which, and how well it does).
 
     Args:
-        width: filters of a layer.
-        pretrained: start from the shipped weights (of width 48).
-        norm: batch normalisation after each layer, to be trained with and then folded away by :meth:`folded`.
+        width: filters of the first layers.
+        pretrained: start from the shipped weights (of width 32).
     """
 
     WEIGHTS = Path(__file__).parent / "weights" / "cnn.safetensors"
     HEAD = 128
     """Width of the layer that the targets were learned on; the policy sees it and what it reads."""
+    SIDE, BIN, QUANTILES = 64, 2, 13
+    """Of the square that the spectrum is taken of, of the cells that it is averaged over; quantiles per channel."""
 
-    def __init__(self, width: int = 48, pretrained: bool = True, norm: bool = False):
+    def __init__(self, width: int = 32, pretrained: bool = True):
         super().__init__()
-        self.width = width
-        self.near = nn.Sequential(_convolution(48, width, norm), _Residual(width, norm), _Residual(width, norm))
-        self.far = nn.Sequential(_convolution(width, width, norm, stride=2), _Residual(width, norm), _Residual(width, norm))
-        pooled = 5 * width + 9
-        self.head = nn.Linear(pooled, self.HEAD)
-        self.head_norm = nn.BatchNorm1d(self.HEAD) if norm else nn.Identity()
+        widths = (width, width + 16, 2 * width)
+        inputs = (12, *widths[:-1])
+        self.stages = nn.ModuleList(
+            nn.Sequential(_convolution(source, filters, 1 if source == 12 else 2), _convolution(filters, filters))
+            for source, filters in zip(inputs, widths, strict=True)
+        )
+        cells = self.SIDE * self.SIDE // 2 // self.BIN**2
+        self.spectrum = nn.Sequential(
+            nn.BatchNorm1d(cells + 2 * self.QUANTILES), nn.Linear(cells + 2 * self.QUANTILES, 128), nn.BatchNorm1d(128), nn.ReLU()
+        )
+        pooled = 2 * sum(widths) + widths[-1] + 6 + 128
+        self.head = nn.Sequential(nn.BatchNorm1d(pooled), nn.Linear(pooled, self.HEAD), nn.ReLU())
         self.features = pooled + self.HEAD
+        self.register_buffer("window", torch.outer(*[torch.hann_window(self.SIDE, periodic=False)] * 2), persistent=False)
         if pretrained:
             from safetensors.torch import load_file
 
-            self.load_state_dict({name: value.float() for name, value in load_file(self.WEIGHTS).items()})
+            self.load_state_dict(
+                {name: value.float() if value.is_floating_point() else value for name, value in load_file(self.WEIGHTS).items()}
+            )
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
-        near = F.relu(self.near[0](F.pixel_unshuffle(images - 0.5, 4)))
-        near = self.near[1:](near)
-        far = self.far[1:](F.relu(self.far[0](near))).float().flatten(2)
-        near, light = near.float().flatten(2), images.flatten(2)
-        pooled = [near.mean(2), near.std(2), far.mean(2), far.std(2), far.amax(2), light.mean(2), light.std(2), light.amax(2)]
-        pooled = torch.cat(pooled, dim=1)
-        return torch.cat([pooled, F.relu(self.head_norm(self.head(pooled)))], dim=1)
+        maps = F.pixel_unshuffle(images - 0.5, 2)
+        flat = images.flatten(2)
+        pooled = [flat.mean(2), flat.std(2), self.spectrum(self.statistics(images))]
+        for stage in self.stages:
+            maps = stage(maps)
+            seen = maps.float().flatten(2)
+            pooled += [seen.mean(2), seen.std(2)]
+        pooled = torch.cat([*pooled, seen.amax(2)], dim=1)
+        return torch.cat([pooled, self.head(pooled)], dim=1)
 
-    def folded(self) -> SmallCNN:
-        """The same function without normalisation layers."""
-        plain = SmallCNN(self.width, pretrained=False)
-        own = dict(self.eval().named_modules())
-        for name, module in plain.named_modules():
-            if isinstance(module, nn.Conv2d):
-                # a convolution and its normalisation stand in one Sequential
-                pair = own[name.rpartition(".")[0]]
-                module.load_state_dict((fuse_conv_bn_eval(*pair) if len(pair) == 2 else pair[0]).state_dict())
-        head = self.head if isinstance(self.head_norm, nn.Identity) else fuse_linear_bn_eval(self.head, self.head_norm)
-        plain.head.load_state_dict(head.state_dict())
-        return plain.eval()
-
-
-def _convolution(inputs: int, outputs: int, norm: bool, stride: int = 1) -> nn.Sequential:
-    layers = [nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride)]
-    return nn.Sequential(*layers, *([nn.BatchNorm2d(outputs)] if norm else []))
+    def statistics(self, images: Tensor) -> Tensor:
+        """The log power spectrum of the grey picture in cells of :attr:`BIN`, and the quantiles: (B, cells + 2 * quantiles)."""
+        with torch.autocast(images.device.type, enabled=False):
+            grey = F.interpolate(images.float().mean(1, keepdim=True), (self.SIDE, self.SIDE), mode="nearest")[:, 0]
+            grey = (grey - grey.mean((1, 2), keepdim=True)) * self.window
+            power = torch.log(torch.fft.rfft2(grey).abs()[:, :, : self.SIDE // 2] + 1e-2)
+            cells = F.avg_pool2d(torch.fft.fftshift(power, dim=1)[:, None], self.BIN).flatten(1)
+            values = torch.stack([images.amax(1), images.amin(1)], dim=1).float().flatten(2).sort(dim=2).values
+            ranks = torch.linspace(0, values.shape[2] - 1, self.QUANTILES, device=images.device).long()
+            return torch.cat([cells, values[..., ranks].flatten(1)], dim=1)
 
 
-class _Residual(nn.Module):
-    """Two convolutions and a skip."""
-
-    def __init__(self, width: int, norm: bool):
-        super().__init__()
-        self.first, self.second = (_convolution(width, width, norm) for _ in range(2))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return F.relu(maps + self.second(F.relu(self.first(maps))))
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class FrozenCLIP(nn.Module):

@@ -47,6 +47,14 @@ class SimpleCallNetwork(nn.Module):
         nn.init.normal_(self.actor.weight, std=0.01)
         nn.init.zeros_(self.actor.bias)
         nn.init.zeros_(self.critic.bias)
+        self.train()
+
+    def train(self, mode: bool = True) -> SimpleCallNetwork:
+        """A frozen encoder keeps its normalisation as it was trained, whatever the mode."""
+        super().train(mode)
+        if not self.train_encoder:
+            self.encoder.eval()
+        return self
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) to the encoder's features (B, F); without a gradient if the encoder is frozen."""

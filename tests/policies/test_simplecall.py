@@ -42,14 +42,15 @@ def test_masked_actions_are_never_chosen(env):
     assert (logits[:, :-1] == FORBIDDEN).all() and logits.softmax(1)[:, -1].tolist() == [1, 1, 1]
 
 
-def test_folding_the_normalisation_away_changes_nothing():
+def test_a_frozen_encoder_stays_as_it_was_trained():
     torch.manual_seed(0)
-    encoder, images = SmallCNN(8, pretrained=False, norm=True), torch.rand(16, 3, 64, 64)
-    for _ in range(5):
-        encoder(images)
-    folded = encoder.folded()
-    assert not any("norm" in name or "running" in name for name in folded.state_dict())
-    torch.testing.assert_close(folded(images), encoder.eval()(images), atol=1e-5, rtol=1e-4)
+    network = SimpleCallNetwork(5, 6).train()
+    images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+    before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
+    first, second = network.encode(images), network.encode(images[:2])
+    torch.testing.assert_close(first[:2], second, msg="a picture's features do not depend on the batch")
+    assert not first.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
 
 
 def test_encoding_once_changes_nothing(env):
