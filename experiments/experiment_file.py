@@ -146,7 +146,7 @@ def _from_yaml(path: Path) -> Experiment:
     if not isinstance(content, Mapping) or len(content) != 1 or not isinstance(next(iter(content.values())), Mapping):
         raise ExperimentError(f"{path}: it must hold one experiment, `name: {{run: PPO, env: ..., stop: {{...}}, config: {{...}}}}`")
     [(name, body)] = content.items()
-    unknown = set(body) - {"run", "env", "stop", "config", "module", "model_config", "callbacks"}
+    unknown = set(body) - {"run", "env", "stop", "config", "module", "model_config", "learner", "callbacks"}
     if unknown or "env" not in body:
         raise ExperimentError(f"{path}: {f'unknown entries {sorted(unknown)}' if unknown else 'the entry env is missing'}")
     from ray.rllib.algorithms.registry import ALGORITHMS  # importing by Tune's registry would import them all
@@ -164,6 +164,8 @@ def _from_yaml(path: Path) -> Experiment:
     if "module" in body:
         spec = RLModuleSpec(module_class=_import(body["module"], path), model_config=dict(body.get("model_config") or {}))
         config.rl_module(rl_module_spec=spec)
+    if "learner" in body:
+        config.training(learner_class=_import(body["learner"], path))
     if "callbacks" in body:
         config.callbacks(_import(body["callbacks"], path))
     return Experiment(str(name), config, dict(body.get("stop") or {}))

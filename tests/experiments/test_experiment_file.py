@@ -48,6 +48,7 @@ def test_the_yaml_form_equals_the_python_form():
         assert getattr(yaml.config, name) == getattr(python.config, name), name
     assert yaml.config.rl_module_spec.module_class is python.config.rl_module_spec.module_class
     assert yaml.config.rl_module_spec.model_config == python.config.rl_module_spec.model_config
+    assert yaml.config.learner_class is python.config.learner_class
     assert yaml.config.callbacks_class is python.config.callbacks_class
     assert yaml.config.num_env_runners == python.config.num_env_runners
 
