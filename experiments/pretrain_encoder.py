@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=24_000, help="degraded crops")
     parser.add_argument("--states", type=int, default=18_000, help="images from the middle of restorations")
     parser.add_argument("--heldout", type=int, default=960, help="of each kind")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -76,8 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     limit_threads(multiprocessing.cpu_count())
     made = time.monotonic()
     torch.manual_seed(options.seed)
-    encoder = SmallCNN(pretrained=False)
-    network = Seer(encoder, len(tools))
+    network = SmallCNN(None, toolbox.names).to(memory_format=torch.channels_last)
     images, present, gains = sets["train"]
     steps = options.epochs * (len(images) // options.batch)
     optimiser = torch.optim.AdamW(network.parameters(), options.lr, weight_decay=1e-4)
@@ -91,8 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
             if rng.random() < 0.5:  # rain falls down and haze lies far above, so only left and right are the same
                 batch = batch.flip(2)
             with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
-                said, foreseen = network(batch.permute(0, 3, 1, 2).float() / 255.0)
-            value = loss(said.float(), foreseen.float(), present[rows], gains[rows])
+                told = network(batch.permute(0, 3, 1, 2).float() / 255.0)
+            value = loss(told, present[rows], gains[rows])
             optimiser.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -104,9 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"epoch {epoch + 1:>3}  loss {total / len(order):.4f}  {describe(report)}  {time.monotonic() - start:.0f} s", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # vectors are small and hold variances, which half precision would round to 0
-    stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in encoder.state_dict().items()}
+    stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in network.state_dict().items()}
     save_file(stored, options.out)
-    encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in stored.items()})
+    network.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in stored.items()})
     report = evaluate(network.eval(), *sets["heldout"])
     card = {
         "network": "SmallCNN, width 32",
@@ -216,20 +215,8 @@ def _presence(parts) -> np.ndarray:
 # -- learning ----------------------------------------------------------------------------------------------------------------------
 
 
-class Seer(nn.Module):
-    """The encoder, and linear layers on its head for the two kinds of targets."""
-
-    def __init__(self, encoder: SmallCNN, tools: int):
-        super().__init__()
-        self.encoder = encoder
-        self.present, self.gains = nn.Linear(encoder.HEAD, len(DEGRADATIONS)), nn.Linear(encoder.HEAD, tools)
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        head = self.encoder(images)[:, -self.encoder.HEAD :]
-        return self.present(head), self.gains(head)
-
-
-def loss(present: torch.Tensor, gains: torch.Tensor, true_present: torch.Tensor, true_gains: torch.Tensor) -> torch.Tensor:
+def loss(told: torch.Tensor, true_present: torch.Tensor, true_gains: torch.Tensor) -> torch.Tensor:
+    present, gains = told.split([len(DEGRADATIONS), true_gains.shape[1]], dim=1)
     known = ~torch.isnan(true_gains)
     value = F.binary_cross_entropy_with_logits(present, true_present)
     if known.any():
@@ -241,8 +228,8 @@ def loss(present: torch.Tensor, gains: torch.Tensor, true_present: torch.Tensor,
 @torch.no_grad()
 def evaluate(network: nn.Module, images: torch.Tensor, present: torch.Tensor, gains: torch.Tensor) -> dict:
     """Balanced accuracy per degradation; mean gain of the best tool, and of the one that the encoder holds for best."""
-    outputs = [network(batch.permute(0, 3, 1, 2).float() / 255.0) for batch in images.split(500)]
-    said, foreseen = (torch.cat(column) for column in zip(*outputs, strict=True))
+    told = torch.cat([network(batch.permute(0, 3, 1, 2).float() / 255.0) for batch in images.split(500)])
+    said, foreseen = told.split([len(DEGRADATIONS), gains.shape[1]], dim=1)
     accuracy = {}
     for column, name in enumerate(DEGRADATIONS):
         yes, true = said[:, column] > 0, present[:, column] > 0.5

@@ -19,7 +19,7 @@ from experiments.callbacks import RestorationCallbacks
 from policies.simplecall.learner import SimpleCallPPOLearner
 from policies.simplecall.rl_module import SimpleCallRLModule
 
-ITERATIONS = 64
+ITERATIONS = 40
 BATCH = 1024
 LEARNING_RATE = 1e-3
 

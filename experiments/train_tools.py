@@ -14,7 +14,7 @@ hundred steps in ``--work``, so the same command goes on where it stopped. The r
 It runs on a GPU where there is one. Convolutions compute in bfloat16 where the machine has units for it, which trains three times as fast
 (48 channels, one core with AMX) to the same gain; weights stay float32 until they are written.
 
-Results to expect: the cards in tool_actors/weights/; 18 tools took about 80 minutes of one core each way of two.
+Results to expect: the cards in tool_actors/weights/; the 18 tools took an hour on two cores, one process of one thread on each.
 """
 
 from __future__ import annotations

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tool_actors.checkpoints import load_into
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.tasks import DEGRADATIONS
 
 
 class SmallCNN(nn.Module):
@@ -18,22 +21,26 @@ class SmallCNN(nn.Module):
     The maps of the convolutions are pooled, so that it does not matter where in the picture a degradation shows. The spectrum shows what
     convolutions learn slowly: the zeros of a blur, the floor of noise, the grid of JPEG blocks, the cut of a reduced image.
 
-    Its weights tell degradations, and what the tools of the default toolbox would gain: ``python -m experiments.pretrain_encoder`` made
-    them from photographs outside the built-in collection (the card beside them says which, and how well it does).
+    It gives what it has learned to tell: which degradations are there, and what each tool would gain. ``python -m
+    experiments.pretrain_encoder`` made its weights from photographs outside the built-in collection (the card beside them says which, and
+    how well it does). A policy on the pooled maps themselves learned the few photographs that it was trained on by heart.
 
     Args:
+        weights: safetensors file with its card beside it; None for an untrained one.
+        tools: names of the tools whose gains it tells; by default those of the card.
         width: filters of the first layers.
-        pretrained: start from the shipped weights (of width 32).
     """
 
     WEIGHTS = Path(__file__).parent / "weights" / "cnn.safetensors"
     HEAD = 128
-    """Width of the layer that the targets were learned on; the policy sees it and what it reads."""
     SIDE, BIN, QUANTILES = 64, 2, 13
     """Of the square that the spectrum is taken of, of the cells that it is averaged over; quantiles per channel."""
 
-    def __init__(self, width: int = 32, pretrained: bool = True):
+    def __init__(self, weights: str | Path | None = WEIGHTS, tools: Sequence[str] | None = None, width: int = 32):
         super().__init__()
+        if tools is None:
+            tools = json.loads(Path(weights).with_suffix(".json").read_text())["tools"] if weights else ()
+        self.tools = tuple(tools)
         widths = (width, width + 16, 2 * width)
         inputs = (12, *widths[:-1])
         self.stages = nn.ModuleList(
@@ -46,18 +53,15 @@ class SmallCNN(nn.Module):
         )
         pooled = 2 * sum(widths) + widths[-1] + 6 + 128
         self.head = nn.Sequential(nn.BatchNorm1d(pooled), nn.Linear(pooled, self.HEAD), nn.ReLU())
-        self.features = pooled + self.HEAD
+        self.present, self.gains = nn.Linear(self.HEAD, len(DEGRADATIONS)), nn.Linear(self.HEAD, len(self.tools))
+        self.features = len(DEGRADATIONS) + len(self.tools)
         self.register_buffer("window", torch.outer(*[torch.hann_window(self.SIDE, periodic=False)] * 2), persistent=False)
-        if pretrained:
-            from safetensors.torch import load_file
-
-            self.load_state_dict(
-                {name: value.float() if value.is_floating_point() else value for name, value in load_file(self.WEIGHTS).items()}
-            )
+        if weights:
+            load_into(self, Path(weights))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
+        """float32 (B, 3, S, S) in [0, 1] -> (B, 8 + tools): logits of the degradations, then gains of the tools in units of the reward."""
         maps = F.pixel_unshuffle(images - 0.5, 2)
         flat = images.flatten(2)
         pooled = [flat.mean(2), flat.std(2), self.spectrum(self.statistics(images))]
@@ -66,7 +70,8 @@ class SmallCNN(nn.Module):
             seen = maps.float().flatten(2)
             pooled += [seen.mean(2), seen.std(2)]
         pooled = torch.cat([*pooled, seen.amax(2)], dim=1)
-        return torch.cat([pooled, self.head(pooled)], dim=1)
+        head = self.head(pooled)
+        return torch.cat([self.present(head), self.gains(head)], dim=1).float()
 
     def statistics(self, images: Tensor) -> Tensor:
         """The log power spectrum of the grey picture in cells of :attr:`BIN`, and the quantiles: (B, cells + 2 * quantiles)."""
@@ -120,7 +125,10 @@ class FrozenCLIP(nn.Module):
 
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN, "clip": FrozenCLIP}
-"""Add an encoder of your own here: a module from float32 (B, 3, S, S) in [0, 1] to (B, features), with an int ``features``."""
+"""Add an encoder of your own here: a module from float32 (B, 3, S, S) in [0, 1] to (B, features), with an int ``features``.
+
+If its last features are the gains of tools, it says of which in ``tools``; the policy then starts from them.
+"""
 
 
 def make_encoder(name: str, options: Mapping | None = None) -> nn.Module:

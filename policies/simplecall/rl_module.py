@@ -12,11 +12,14 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from policies.simplecall.network import SimpleCallNetwork
 from tool_actors.errors import IrEnvError
 
-OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
+OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden", "tools")
 
 
 class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):
     """``model_config`` holds the arguments of :class:`SimpleCallNetwork` but the sizes, which the spaces give."""
+
+    KNOWS_TOOLS = True
+    """An experiment tells it the names of its tools (``model_config["tools"]``)."""
 
     def setup(self):
         space = self.observation_space
