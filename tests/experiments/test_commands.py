@@ -101,7 +101,7 @@ def test_degrade_and_restore(tmp_path, photo):
         (("restore", "cat.png", "--policy", "."), "holds no RLlib checkpoint"),
         (("restore", "cat.png", "--policy", "nothing", "--out", "cat.png/out"), "cannot be written"),
         (("restore", "cat.png", "--policy", "fixed:nlm.lite"), "nlm.lite"),
-        (("tools", "--toolbox", "clasical"), "unknown toolbox 'clasical'"),
+        (("tools", "list", "clasical"), "unknown toolbox 'clasical'"),
         (("tools", "show", "nlm.lite"), "did you mean 'nlm.light'"),
     ],
 )
@@ -112,7 +112,7 @@ def test_bad_input_is_named_without_a_traceback(arguments, words, tmp_path, crop
 
 
 def test_lists(tmp_path):
-    tools, envs = command("ir-env", "tools", cwd=tmp_path).stdout, command("ir-env", "envs", cwd=tmp_path).stdout
+    tools, envs = command("ir-env", "tools", "list", "classical", cwd=tmp_path).stdout, command("ir-env", "envs", cwd=tmp_path).stdout
     assert "dcp.strong" in tools and "super_resolve" in tools
     assert "ir_env/Restoration-v0" in envs and "delta_iqa" in envs and "rain+haze" in envs
 
