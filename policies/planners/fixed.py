@@ -15,6 +15,7 @@ class FixedPlan(Planner):
 
     def __init__(self, tools: Sequence[str]):
         self.tools = tuple(tools)
+        self.toolbox = list(dict.fromkeys(tools)) or None
         self.name = "fixed: " + (" + ".join(self.tools) or "nothing")
 
     def plan(self, observation: Observation) -> int:

@@ -85,10 +85,10 @@ def test_super_resolution_is_allowed_once_and_on_small_images_only():
     assert not observation["action_mask"][enlarging].any() and observation["action_mask"].sum() == env.actions.n - len(enlarging)
     observation, _ = env.reset(seed=1, options={"combo": "low_resolution"})
     assert observation["action_mask"].all() and env.episode.state.shape == (16, 16, 3)
-    observation, reward, *_, info = env.step(env.actions.index("bicubic.x4"))
+    observation, reward, *_, info = env.step(env.actions.index("x4.fidelity"))
     assert env.episode.state.shape == (64, 64, 3) and not observation["action_mask"][enlarging].any()
     state = env.episode.state
-    _, reward, *_, info = env.step(env.actions.index("lanczos.x4"))
+    _, reward, *_, info = env.step(env.actions.index("x4.edge"))
     assert info["invalid"] and reward == pytest.approx(-0.1) and env.episode.state is state and env.episode.history[-1] == enlarging[-1]
 
 
@@ -124,7 +124,7 @@ def test_a_failing_tool_ends_its_own_episode_only():
     toolbox = Toolbox([Failing(), *RestorationEnv().process.executor.toolbox])
     env = RestorationVectorEnv(num_envs=3, toolbox=toolbox)
     env.reset(seed=0)
-    _, rewards, terminated, _, infos = env.step([0, env.actions.index("nlm.light"), env.actions.stop])
+    _, rewards, terminated, _, infos = env.step([0, env.actions.index("nlm.strong"), env.actions.stop])
     assert terminated.tolist() == [True, False, True]
     assert "failing.tool" in infos["error"][0] and "out of order" in infos["error"][0] and not infos["error"][1]
     assert rewards[0] == pytest.approx(-0.1)

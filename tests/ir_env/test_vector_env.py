@@ -63,7 +63,7 @@ def test_one_call_per_distinct_tool_and_shape():
     env.reset(seed=0)
     shapes = [episode.state.shape for episode in env.episodes]
     assert len(set(shapes)) == 2
-    tools = [env.actions.index(name) for name in ("nlm.light", "tv.denoise")]
+    tools = [env.actions.index(name) for name in ("nlm.strong", "tv.denoise")]
     actions = [tools[i % 2] for i in range(8)]
     calls = env.process.executor.stats.calls
     scored = []
