@@ -193,9 +193,6 @@ def _check_environment(config: Any) -> None:
     except TypeError as error:
         raise ExperimentError(f"env_config: {error}; its keys are the arguments of RestorationVectorEnv") from error
     config.env_config["toolbox"] = env.process.executor.toolbox.references
-    spec = config.rl_module_spec
-    if getattr(spec.module_class, "KNOWS_TOOLS", False):
-        spec.model_config = {**(spec.model_config or {}), "tools": env.process.executor.toolbox.names}
 
 
 def _number(key: str, value: Any) -> float:

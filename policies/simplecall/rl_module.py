@@ -18,9 +18,6 @@ OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden", "tools")
 class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):
     """``model_config`` holds the arguments of :class:`SimpleCallNetwork` but the sizes, which the spaces give."""
 
-    KNOWS_TOOLS = True
-    """An experiment tells it the names of its tools (``model_config["tools"]``)."""
-
     def setup(self):
         space = self.observation_space
         if not isinstance(space, gymnasium.spaces.Dict) or not {"image", "history", "step", "action_mask"} <= set(space.spaces):

@@ -29,7 +29,6 @@ def test_the_shipped_experiment_and_its_settings():
     assert config.env_config["dataset"]["combos"] == "single" and config.env_config["max_steps"] == 3
     assert config.rl_module_spec.model_config["hidden"] == [32, 32]
     assert config.env_config["toolbox"][0] == "noise.gaussian25", "the toolbox is pinned to its list of tools"
-    assert config.rl_module_spec.model_config["tools"] == config.env_config["toolbox"], "the policy knows its tools by name"
 
 
 def test_the_yaml_form_equals_the_python_form():
