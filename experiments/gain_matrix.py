@@ -123,7 +123,7 @@ def measure(
         raise IrEnvError(f"{photos}: no photograph is {side} pixels in both directions")
     for column, combo in enumerate(degradations):
         scales = {tool.spec.scale for tool in toolbox}
-        sets = {scale: _crops(collection, small, parse_combo(combo), count, side, seed, scale) for scale in scales}
+        sets = {scale: _crops(collection, small, parse_combo(combo), count, side, seed, scale, suite) for scale in scales}
         for row, tool in enumerate(toolbox):
             degraded, clean, baseline = sets[tool.spec.scale]
             start = time.perf_counter()
@@ -146,7 +146,7 @@ def measure(
     )
 
 
-def _crops(collection: Photos, small: dict[str, int], combo: Combo, count: int, side: int, seed: int, scale: int):
+def _crops(collection: Photos, small: dict[str, int], combo: Combo, count: int, side: int, seed: int, scale: int, suite: MetricSuite):
     """Degraded images, clean ones, and the PSNR of doing nothing, for tools of one scale."""
     names = [name for name in collection.names if small[name] >= side]
     side -= side % scale
@@ -165,7 +165,7 @@ def _crops(collection: Photos, small: dict[str, int], combo: Combo, count: int, 
         degraded.append(degrade(source, combo, seed_for(f"{name}:{index}", combo, seed), severity=severity, scene=scene).image)
         clean.append(crop)
     enlarged = [image if scale == 1 else cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC) for image in degraded]
-    return degraded, clean, MetricSuite(["psnr"]).score(enlarged, clean)[:, 0]
+    return degraded, clean, suite.score(enlarged, clean)[:, 0]
 
 
 def _run(tool, images: list[np.ndarray]) -> list:

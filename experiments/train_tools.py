@@ -238,10 +238,11 @@ def gain(recipe: Recipe, network: torch.nn.Module, photos: Photos, count: int = 
     device = next(network.parameters()).device.type
     degraded, clean = make_batch(recipe, photos, np.random.default_rng(10_000), count, patch, device)
     before = degraded if degraded.shape == clean.shape else F.interpolate(degraded, clean.shape[2:], mode="bicubic", antialias=True)
-    return (_psnr(network(degraded), clean) - _psnr(before, clean)).mean().item()
+    return (psnr(network(degraded), clean) - psnr(before, clean)).mean().item()
 
 
-def _psnr(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+def psnr(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Per image, in dB over all channels: (B, 3, H, W) twice -> (B,)."""
     return -10 * torch.log10((images.clamp(0, 1) - clean).square().mean((1, 2, 3)) + 1e-8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,12 @@ def find_weights(file: str) -> Path:
     raise WeightsMissing(file, folders)
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from a safetensors file, or from a torch file opened with ``weights_only=True``.
 
@@ -71,14 +78,14 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UnsupportedCheckpointError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-    return state
+    return {name: _normal(value) for name, value in state.items()}
 
 
 def load_into(module: torch.nn.Module, path: Path) -> torch.nn.Module:
     """The module with the weights of a file, all of them and no others; raises :class:`UnsupportedCheckpointError`."""
     state = read_state(path)
     try:
-        module.load_state_dict({name: _normal(value) for name, value in state.items()})
+        module.load_state_dict(state)
     except RuntimeError as error:
         details = " ".join(str(error).split())[:300]
         raise UnsupportedCheckpointError(f"{path}: is not a {type(module).__name__}: {details}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -14,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from tool_actors.checkpoints import VARIABLES, weight_folders
+from tool_actors.checkpoints import VARIABLES, file_sha256, weight_folders
 from tool_actors.errors import IrEnvError
 from tool_actors.manifest import Checkpoint
 
@@ -124,8 +123,7 @@ def _verified(checkpoint: Checkpoint, path: Path, record: Path) -> str:
     """The file's hash; raises :class:`FetchError` if it or the size is not the expected one."""
     if checkpoint.size not in (None, size := _size(path)):
         raise FetchError(f"tool {checkpoint.name!r}: {path} has {size} bytes, not {checkpoint.size}.")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     expected = checkpoint.sha256 or _recorded(record)
     if expected and found != expected.lower():
         source = "" if checkpoint.sha256 else f", which {record.name} recorded at the first download"

@@ -58,6 +58,7 @@ class LearnedTool(Tool):
             raise IrEnvError(f"tool {name!r}: tiles of {tile} pixels are too small for an overlap of {overlap}")
         self.module, self.multiple, self.minimum = module.eval(), multiple, minimum
         self.overlap, self.precision = overlap, precision
+        self._device: torch.device | None = None
         code = code or type(module).__name__ + inspect.getsource(inspect.getmodule(type(module)))
         parameters = sum(value.numel() for value in module.parameters())
         self.spec = ToolSpec(
@@ -75,7 +76,9 @@ class LearnedTool(Tool):
         height, width = images.shape[-2:]
         scale, tile = self.spec.scale, self.spec.tile
         padded = self._pad(images)
-        self.module.to(images.device)
+        if images.device != self._device:
+            self._device = images.device
+            self.module.to(self._device)
         output = self._run(padded) if tile is None else tiled(self._run, padded, tile, self.overlap, scale, self.multiple)
         return output[..., : height * scale, : width * scale]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,28 +15,19 @@ UNTILED = 4096
 """For networks that use the image as a whole, for which tiles are a last resort."""
 
 
-def recognise(
-    path: Path,
-    name: str,
-    task: str,
-    *,
-    tile: int | None = TILE,
-    precision: Precision | None = None,
-    note: str = "",
-) -> LearnedTool:
+def recognise(path: Path, name: str, task: str, note: str = "") -> LearnedTool:
     """A tool from a weight file; architecture, scale and size requirements are read from the names and shapes of its tensors.
+
+    Networks for which spandrel discourages tiles get larger ones; on a GPU the arithmetic is in half precision where the network allows it.
 
     Args:
         path: safetensors, or a torch file, opened with ``weights_only=True``.
         name: `family.variant`.
         task: what it undoes.
-        tile: longest side run at once; networks for which spandrel discourages tiles get larger ones.
-        precision: default: full, and half on a GPU if the network allows it.
         note: licence and the like, for the description.
 
     Raises:
-        UnsupportedCheckpointError: broken, of no known architecture, or not from RGB to RGB
-            (or from grey to grey).
+        UnsupportedCheckpointError: broken, of no known architecture, or not from RGB to RGB (or grey to grey).
     """
     from tool_actors.published import xrestormer
 
@@ -45,7 +35,7 @@ def recognise(
     network: nn.Module
     if xrestormer.is_xrestormer(state):
         network = _load(path, lambda: xrestormer.from_state(state, scale=4 if task == "super_resolve" else 1))
-        facts = {"scale": network.scale, "tile": tile, "precision": precision or "fp32"}
+        facts = {"scale": network.scale, "tile": TILE}
         architecture = "X-Restormer"
     else:
         found = _load(path, lambda: _describe(state))
@@ -55,8 +45,8 @@ def recognise(
             "scale": found.scale,
             "multiple": requirements.multiple_of,
             "minimum": max(requirements.minimum, 1),
-            "tile": _tile(found.tiling.name, tile, requirements.multiple_of),
-            "precision": precision or _precision(found),
+            "tile": _tile(found.tiling.name, requirements.multiple_of),
+            "precision": _precision(found),
         }
         architecture = found.architecture.name
     parameters = sum(value.numel() for value in network.parameters())
@@ -93,13 +83,8 @@ class _Recognised(nn.Module):
         return restored[..., : height * scale, : width * scale]
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _describe(state: dict[str, Tensor]):
-    """spandrel's descriptor of a state dict, or None."""
+    """spandrel's descriptor of a state dict; raises ValueError that says what to do about one that it does not know."""
     from spandrel import MAIN_REGISTRY, ArchRegistry, ImageModelDescriptor, UnsupportedModelError, canonicalize_state_dict
 
     registry = ArchRegistry()
@@ -128,12 +113,10 @@ def _load(path: Path, make: Callable):
         raise UnsupportedCheckpointError(f"{path}: cannot be loaded ({type(error).__name__}): {details}") from error
 
 
-def _tile(tiling: str, tile: int | None, multiple: int) -> int | None:
-    if tile is None or tiling == "INTERNAL":
+def _tile(tiling: str, multiple: int) -> int | None:
+    if tiling == "INTERNAL":
         return None
-    if tiling == "DISCOURAGED":
-        return max(tile, UNTILED)
-    return max(tile, OVERLAP + multiple)
+    return UNTILED if tiling == "DISCOURAGED" else max(TILE, OVERLAP + multiple)
 
 
 def _precision(descriptor) -> Precision:

@@ -108,28 +108,36 @@ class Toolbox(Sequence[Tool]):
         self.name = name
         self.absent: dict[str, IrEnvError] = {}
         """Tools that belong here, but whose weights are not there or not usable: the error that choosing one raises."""
-        self.references: list[str | dict] = []
-        """Per tool what a list of tools must hold to mean it: its name, or the description of its checkpoint."""
+        self._described: dict[str, dict] = {}
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             self.add(tool)
 
-    def add(self, tool: Tool, reference: str | dict | None = None) -> Toolbox:
-        """Append a tool (``reference``: see :attr:`references`); raises :class:`DuplicateToolError` if its name is taken."""
+    def add(self, tool: Tool, described: dict | None = None) -> Toolbox:
+        """Append a tool (``described``: its checkpoint, as in a toolbox file); raises :class:`DuplicateToolError` if its name is taken."""
         if not isinstance(getattr(tool, "spec", None), ToolSpec):
             raise IrEnvError(f"{tool!r} is no tool: it needs an attribute `spec` that is a ToolSpec")
         if tool.spec.name in self._tools:
             raise DuplicateToolError(f"toolbox {self.name!r} already holds a tool named {tool.spec.name!r}: rename one")
         self._tools[tool.spec.name] = tool
-        self.references.append(reference or tool.spec.name)
+        if described:
+            self._described[tool.spec.name] = described
         return self
 
     def select(self, names: Iterable[str]) -> Toolbox:
         """The toolbox of just these tools, in this order; raises :class:`UnknownToolError`."""
-        return Toolbox([self[name] for name in names])
+        chosen = Toolbox()
+        for name in names:
+            chosen.add(self[name], self._described.get(name))
+        return chosen
 
     def for_task(self, task: str) -> list[Tool]:
         return [tool for tool in self if tool.spec.task == task]
+
+    @property
+    def references(self) -> list[str | dict]:
+        """Per tool what a list of tools must hold to mean it: its name, or the description of its checkpoint."""
+        return [self._described.get(name, name) for name in self._tools]
 
     @property
     def names(self) -> list[str]:

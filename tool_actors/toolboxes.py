@@ -138,26 +138,23 @@ def _add(toolbox: Toolbox, entry: Tool | Deferred) -> None:
 
 
 def entries(toolbox: str | Path) -> list[Tool | Deferred]:
-    """What a named toolbox or a toolbox file holds, without loading weights."""
-    if isinstance(toolbox, str) and toolbox in NAMED_TOOLBOXES:
-        return _resolve(NAMED_TOOLBOXES[toolbox](), Path())
-    path = Path(toolbox)
-    if path.suffix in (".yaml", ".yml"):
-        return _resolve(read_manifest(path), path.parent)
-    raise UnknownNameError("toolbox", str(toolbox), NAMED_TOOLBOXES, "A YAML file or a list of tools is a toolbox, too.")
+    """What a named toolbox or a toolbox file holds, without loading weights that are not the project's own."""
+    return _resolve(*_listed(toolbox))
 
 
 def checkpoints(toolbox: str | Path) -> list[Checkpoint]:
     """The checkpoints that a named toolbox or a toolbox file describes."""
+    return [entry for entry in _listed(toolbox)[0] if isinstance(entry, Checkpoint)]
+
+
+def _listed(toolbox: str | Path) -> tuple[list[Entry], Path]:
+    """The entries as they are written, and the folder that their relative paths start from."""
+    if toolbox in NAMED_TOOLBOXES:
+        return NAMED_TOOLBOXES[str(toolbox)](), Path()
     path = Path(toolbox)
-    listed = read_manifest(path) if path.suffix in (".yaml", ".yml") else NAMED_TOOLBOXES[_known(str(toolbox))]()
-    return [entry for entry in listed if isinstance(entry, Checkpoint)]
-
-
-def _known(name: str) -> str:
-    if name not in NAMED_TOOLBOXES:
-        raise UnknownNameError("toolbox", name, NAMED_TOOLBOXES, "A YAML file is a toolbox, too.")
-    return name
+    if path.suffix in (".yaml", ".yml"):
+        return read_manifest(path), path.parent
+    raise UnknownNameError("toolbox", str(toolbox), NAMED_TOOLBOXES, "A YAML file or a list of tools is a toolbox, too.")
 
 
 def _resolve(listed: list[Entry], beside: Path) -> list[Tool | Deferred]:

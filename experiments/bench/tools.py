@@ -27,7 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from experiments.gain_matrix import GainMatrix, measure
-from experiments.train_tools import RECIPES, gain, make_batch
+from experiments.train_tools import RECIPES, gain, make_batch, psnr
 from ir_env.datasets import load_photos
 from ir_env.datasets.base import fixed_samples
 from ir_env.process import RestorationProcess
@@ -109,8 +109,8 @@ def published(toolbox: Toolbox, photos: str, console: Console, count: int = 24, 
             rivals += [other for other in others if "deblur" in other.spec.task and other not in rivals]
         degraded, clean = make_batch(recipe, collection, np.random.default_rng(20_000), count, side, "cpu")
         before = degraded if tool.spec.scale == 1 else torch.nn.functional.interpolate(degraded, scale_factor=4, mode="bicubic")
-        baseline = _psnr(before, clean)
-        gains = {each.spec.name: float((_psnr(_each(each, degraded), clean) - baseline).mean()) for each in (tool, *rivals)}
+        baseline = psnr(before, clean)
+        gains = {each.spec.name: float((psnr(_each(each, degraded), clean) - baseline).mean()) for each in (tool, *rivals)}
         shown = [tool]
         if rivals:
             shown.append(max(rivals, key=lambda rival: gains[rival.spec.name]))
@@ -127,10 +127,6 @@ def published(toolbox: Toolbox, photos: str, console: Console, count: int = 24, 
 @torch.no_grad()
 def _each(tool: Tool, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([tool(image[None]) for image in images])
-
-
-def _psnr(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    return -10 * torch.log10((images.clamp(0, 1) - clean).square().mean((1, 2, 3)) + 1e-8)
 
 
 @torch.no_grad()

@@ -94,8 +94,9 @@ def _show(options: argparse.Namespace) -> int:
 def _add(options: argparse.Namespace) -> int:
     import yaml
 
+    from tool_actors.checkpoints import file_sha256
     from tool_actors.manifest import Checkpoint, read_manifest
-    from tool_actors.recognised import file_sha256, recognise
+    from tool_actors.recognised import recognise
     from tool_actors.toolboxes import user_file
 
     if not options.file.is_file():

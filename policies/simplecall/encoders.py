@@ -125,10 +125,7 @@ class FrozenCLIP(nn.Module):
 
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN, "clip": FrozenCLIP}
-"""Add an encoder of your own here: a module from float32 (B, 3, S, S) in [0, 1] to (B, features), with an int ``features``.
-
-If its last features are the gains of tools, it says of which in ``tools``; the policy then starts from them.
-"""
+"""Add an encoder of your own here: a module from float32 (B, 3, S, S) in [0, 1] to (B, features), with an int ``features``."""
 
 
 def make_encoder(name: str, options: Mapping | None = None) -> nn.Module:

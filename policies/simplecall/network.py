@@ -12,8 +12,6 @@ from policies.simplecall.encoders import make_encoder
 
 FORBIDDEN = -1e9
 """The logit of a masked action: finite, so that a distribution over one allowed action stays defined."""
-TRUST = 8.0
-"""Logits per unit of foreseen gain at the start: 0.1 more gain makes a tool about twice as likely."""
 
 
 class SimpleCallNetwork(nn.Module):
@@ -25,8 +23,6 @@ class SimpleCallNetwork(nn.Module):
         encoder, encoder_options: see :func:`policies.simplecall.encoders.make_encoder`.
         train_encoder: let the encoder go on learning with the policy; frozen, as in SimpleCall, it learned faster and better here.
         hidden: widths of the trunk's layers.
-        tools: names of the tools behind the actions. Where the encoder foresees their gains, the logits start from these, scaled by
-            :data:`TRUST`, which is learned on.
     """
 
     def __init__(
@@ -37,7 +33,6 @@ class SimpleCallNetwork(nn.Module):
         encoder_options: Mapping | None = None,
         train_encoder: bool = False,
         hidden: Sequence[int] = (256, 256),
-        tools: Sequence[str] | None = None,
     ):
         super().__init__()
         self.actions, self.max_steps = actions, max_steps
@@ -48,9 +43,6 @@ class SimpleCallNetwork(nn.Module):
             layers += [nn.Linear(width, size), nn.Tanh()]
             width = size
         self.trunk = nn.Sequential(*layers)
-        self.trust = nn.Parameter(torch.tensor(TRUST))
-        foreseen = getattr(self.encoder, "tools", ())
-        self._columns = [foreseen.index(tool) - len(foreseen) if tool in foreseen else None for tool in tools or ()]
         self.actor, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
         nn.init.normal_(self.actor.weight, std=0.01)
         nn.init.zeros_(self.actor.bias)
@@ -70,7 +62,7 @@ class SimpleCallNetwork(nn.Module):
             return self.encoder(images.permute(0, 3, 1, 2).float() / 255.0)
 
     def features(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output and the foreseen gains (B, width + actions).
+        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output (B, width).
 
         Instead of ``image`` they may hold ``encoded``, what :meth:`encode` makes of it.
         """
@@ -78,19 +70,12 @@ class SimpleCallNetwork(nn.Module):
         history = F.one_hot(observation["history"].long(), self.actions + 1).flatten(1).float()
         step = observation["step"].float().reshape(-1, 1) / self.max_steps
         mask = observation["action_mask"].float()
-        return torch.cat([self.trunk(torch.cat([encoded, history, step, mask], dim=1)), self._foreseen(encoded)], dim=1)
-
-    def _foreseen(self, encoded: Tensor) -> Tensor:
-        """Foreseen gain of each action (B, actions); 0 for stop and for tools that the encoder does not know."""
-        nothing = encoded.new_zeros(len(encoded))
-        columns = [nothing if column is None else encoded[:, column] for column in self._columns]
-        return torch.stack([*columns, *[nothing] * (self.actions - len(columns))], dim=1)
+        return self.trunk(torch.cat([encoded, history, step, mask], dim=1))
 
     def logits(self, features: Tensor, action_mask: Tensor) -> Tensor:
         """Logits (B, actions); masked actions get :data:`FORBIDDEN`."""
-        trunk, foreseen = features.split([features.shape[1] - self.actions, self.actions], dim=1)
-        return (self.actor(trunk) + self.trust * foreseen).masked_fill(action_mask == 0, FORBIDDEN)
+        return self.actor(features).masked_fill(action_mask == 0, FORBIDDEN)
 
     def value(self, features: Tensor) -> Tensor:
         """Values (B,)."""
-        return self.critic(features[:, : -self.actions]).squeeze(-1)
+        return self.critic(features).squeeze(-1)

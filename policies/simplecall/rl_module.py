@@ -12,7 +12,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from policies.simplecall.network import SimpleCallNetwork
 from tool_actors.errors import IrEnvError
 
-OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden", "tools")
+OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
 
 
 class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):

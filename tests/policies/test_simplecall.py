@@ -53,28 +53,6 @@ def test_a_frozen_encoder_stays_as_it_was_trained():
     assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
 
 
-def test_an_untrained_policy_follows_the_foreseen_gains_of_the_tools_by_name(env):
-    torch.manual_seed(0)
-    tools = [action.tool for action in env.actions][::-1]
-    network = SimpleCallNetwork(len(tools) + 1, 6, tools=tools).eval()
-    with torch.no_grad():
-        network.actor.weight.zero_()
-        images = batch(env)["image"]
-        observation = {
-            "image": images,
-            "history": torch.zeros(3, 6, dtype=torch.int64),
-            "step": torch.zeros(3, 1),
-            "action_mask": torch.ones(3, len(tools) + 1),
-        }
-        logits = network.logits(network.features(observation), observation["action_mask"])
-        gains = network.encode(images)[:, -len(network.encoder.tools) :]
-    assert (logits[:, -1] == 0).all(), "stopping gains nothing"
-    for column, tool in enumerate(tools):
-        torch.testing.assert_close(logits[:, column], 8.0 * gains[:, network.encoder.tools.index(tool)])
-    stranger = SimpleCallNetwork(2, 6, tools=["some.tool"]).eval()
-    assert stranger._foreseen(network.encode(images)).abs().sum() == 0
-
-
 def test_encoding_once_changes_nothing(env):
     from ray.rllib.core.columns import Columns
 

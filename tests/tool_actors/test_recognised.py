@@ -8,9 +8,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from tool_actors.checkpoints import UnsupportedCheckpointError, WeightsMissing
+from tool_actors.checkpoints import UnsupportedCheckpointError, WeightsMissing, file_sha256
 from tool_actors.errors import IrEnvError, UnknownToolError
-from tool_actors.recognised import file_sha256, recognise
+from tool_actors.recognised import recognise
 from tool_actors.toolboxes import load_toolbox
 
 
