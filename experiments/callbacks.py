@@ -6,6 +6,7 @@ import os
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from tool_actors.pool.counters import summarise
 from tool_actors.threads import limit_threads
 
 WINDOW = 400
@@ -17,7 +18,8 @@ MAX_LEARNER_THREADS = 8
 class RestorationCallbacks(RLlibCallback):
     """Logs under ``env_runners/``: ``quality/<metric>`` (of the last image), ``gain/<metric>`` (last less first), ``tools_per_image``,
     ``stopped`` (share of episodes that the policy ended itself), ``invalid`` (share of forbidden actions), ``tool_failures``; and writes a
-    strip of held-out restorations to TensorBoard every ``picture_every`` iterations.
+    strip of held-out restorations to TensorBoard every ``picture_every`` iterations. Counters of the tool pool, if there is one, stand
+    under ``pool/``.
     """
 
     picture_every = 10
@@ -45,8 +47,18 @@ class RestorationCallbacks(RLlibCallback):
         log("tool_failures", sum(bool(info["error"]) for info in steps), reduce="sum")
 
     def on_train_result(self, *, algorithm, result, **kwargs):
+        executor = str((algorithm.config.env_config or {}).get("executor", ""))
+        if executor.startswith("pool:"):
+            result["pool"] = self._pool_counters(executor.partition(":")[2])
         if result["training_iteration"] == 1 or result["training_iteration"] % self.picture_every == 0:
             self._write_pictures(algorithm, result["training_iteration"])
+
+    def _pool_counters(self, name: str) -> dict:
+        from tool_actors.pool import MCPool
+
+        if not hasattr(self, "_pool"):
+            self._pool = MCPool.connect(name)
+        return summarise(self._pool.status())
 
     def _write_pictures(self, algorithm, iteration: int) -> None:
         import numpy as np

@@ -83,7 +83,8 @@ class Table:
 
 def evaluation_settings(env_config: Mapping[str, Any], combos: str | None = None, split: str = "heldout") -> dict[str, Any]:
     """The arguments of :class:`RestorationProcess` for an evaluation: those of the training, on the held-out photographs."""
-    settings = {key: value for key, value in env_config.items() if key not in ("group_size", "observation_size", "render_mode", "num_envs")}
+    other = ("group_size", "observation_size", "render_mode", "num_envs", "executor")
+    settings = {key: value for key, value in env_config.items() if key not in other}
     dataset = dict(settings.get("dataset") or {})
     if "mio100" not in dataset:
         dataset["split"] = split

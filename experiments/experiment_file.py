@@ -27,14 +27,16 @@ class Experiment:
     """An RLlib AlgorithmConfig."""
     stop: dict[str, float] = field(default_factory=dict)
     """Result key -> value at which the run ends."""
+    pool: dict[str, Any] = field(default_factory=dict)
+    """Settings of the run's tool pool, see :class:`tool_actors.pool.PoolConfig`."""
 
 
 def load_experiment(path: str | Path, settings: Sequence[str] = (), stop: Sequence[str] = (), seed: int | None = None) -> Experiment:
     """Read an experiment file and apply the command line's settings.
 
     Args:
-        path: a ``.py`` file that defines ``config`` (an AlgorithmConfig) and, if it likes, ``stop`` (a dict); or a ``.yaml`` file in the
-            classic form ``{name: {run: PPO, env: ..., stop: {...}, config: {...}}}``.
+        path: a ``.py`` file that defines ``config`` (an AlgorithmConfig) and, if it likes, ``stop`` and ``pool`` (dicts); or a ``.yaml``
+            file in the classic form ``{name: {run: PPO, env: ..., stop: {...}, config: {...}, pool: {...}}}``.
         settings: ``key=value`` lines, see :func:`apply_setting`.
         stop: ``key=value`` lines that replace the file's ``stop``.
         seed: replaces the config's seed.
@@ -133,7 +135,7 @@ def _from_python(path: Path) -> Experiment:
         raise ExperimentError(f"{path}: {found}; it must define `config`, an RLlib AlgorithmConfig such as PPOConfig().environment(...)")
     # classes that the file defines must reach worker processes, which cannot import it by name
     cloudpickle.register_pickle_by_value(module)
-    return Experiment(path.stem, config, dict(getattr(module, "stop", {})))
+    return Experiment(path.stem, config, dict(getattr(module, "stop", {})), dict(getattr(module, "pool", {})))
 
 
 def _from_yaml(path: Path) -> Experiment:
@@ -146,7 +148,7 @@ def _from_yaml(path: Path) -> Experiment:
     if not isinstance(content, Mapping) or len(content) != 1 or not isinstance(next(iter(content.values())), Mapping):
         raise ExperimentError(f"{path}: it must hold one experiment, `name: {{run: PPO, env: ..., stop: {{...}}, config: {{...}}}}`")
     [(name, body)] = content.items()
-    unknown = set(body) - {"run", "env", "stop", "config", "module", "model_config", "learner", "callbacks"}
+    unknown = set(body) - {"run", "env", "stop", "config", "module", "model_config", "learner", "callbacks", "pool"}
     if unknown or "env" not in body:
         raise ExperimentError(f"{path}: {f'unknown entries {sorted(unknown)}' if unknown else 'the entry env is missing'}")
     from ray.rllib.algorithms.registry import ALGORITHMS  # importing by Tune's registry would import them all
@@ -168,7 +170,7 @@ def _from_yaml(path: Path) -> Experiment:
         config.training(learner_class=_import(body["learner"], path))
     if "callbacks" in body:
         config.callbacks(_import(body["callbacks"], path))
-    return Experiment(str(name), config, dict(body.get("stop") or {}))
+    return Experiment(str(name), config, dict(body.get("stop") or {}), dict(body.get("pool") or {}))
 
 
 def _import(place: str, path: Path) -> Any:
@@ -189,7 +191,8 @@ def _check_environment(config: Any) -> None:
     from ir_env.vector_env import RestorationVectorEnv
 
     try:
-        env = RestorationVectorEnv(num_envs=config.num_envs_per_env_runner, **config.env_config)
+        # the pool that it may run on is started later
+        env = RestorationVectorEnv(num_envs=config.num_envs_per_env_runner, **{**config.env_config, "executor": "local"})
     except TypeError as error:
         raise ExperimentError(f"env_config: {error}; its keys are the arguments of RestorationVectorEnv") from error
     config.env_config["toolbox"] = env.process.executor.toolbox.references

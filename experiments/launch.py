@@ -73,8 +73,14 @@ def train(
             saved = tuner._local_tuner._run_config
             display.stop = stop = dict(saved.stop)
             saved.callbacks = [display]
+            config = tuner._local_tuner._param_space
         else:
             _check_resources(experiment.config, ray.cluster_resources())
+            config = experiment.config
+        if _restores(config):
+            # before the tuner copies the config
+            _provide_tools(config, experiment.pool, folder.name)
+        if not resume:
             tuner = tune.Tuner(
                 algorithm,
                 param_space=experiment.config,
@@ -99,11 +105,31 @@ def train(
     return Outcome(folder, checkpoint, fraction_done(stop, result.metrics or {}) >= 1.0)
 
 
+def _restores(config) -> bool:
+    return "ir_env/Restoration" in str(config.env)
+
+
+def _provide_tools(config, settings: dict, run: str) -> None:
+    """Start the run's own pool, if it wants one."""
+    import ray
+
+    from experiments.executors import pool_settings, settle_executor, start_pool
+
+    asked, available = _asked(config), ray.cluster_resources()
+    name = f"{run}-tools"
+    if config.env_config.get("executor") == f"pool:{name}" or settle_executor(config.env_config, asked, available, name):
+        start_pool(name, pool_settings(config.env_config["toolbox"], settings, asked, available))
+
+
+def _asked(config) -> dict[str, float]:
+    """What a trial asks Ray for."""
+    bundles = config.algo_class.default_resource_request(config).bundles
+    return {kind: sum(bundle.get(kind, 0) for bundle in bundles) for kind in ("CPU", "GPU")}
+
+
 def _check_resources(config, available: dict[str, float]) -> None:
     """A trial that asks for more than there is would wait for ever."""
-    bundles = config.algo_class.default_resource_request(config).bundles
-    for kind in ("CPU", "GPU"):
-        asked = sum(bundle.get(kind, 0) for bundle in bundles)
+    for kind, asked in _asked(config).items():
         if asked > available.get(kind, 0):
             raise ExperimentError(
                 f"the experiment asks for {asked:g} {kind}s and there are {available.get(kind, 0):g}. Lower num_env_runners (now "

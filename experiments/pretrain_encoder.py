@@ -40,7 +40,7 @@ from tool_actors.threads import limit_threads
 from tool_actors.toolbox import fingerprint
 from tool_actors.toolboxes import load_toolbox
 
-SIZE, CHUNK, STEPS = 64, 48, 3
+CHUNK, STEPS = 48, 3
 COMBOS = "random:2:2:2"
 TEMPERATURE = 0.15
 """Of the choice among tools by their gains, in units of reward."""
@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs; one in five is held out")
     parser.add_argument("--toolbox", default="default")
+    parser.add_argument("--size", type=int, default=96, help="side of the crops, in pixels: that of the images the policy will see")
     parser.add_argument("--samples", type=int, default=24_000, help="degraded crops")
     parser.add_argument("--states", type=int, default=18_000, help="images from the middle of restorations")
     parser.add_argument("--heldout", type=int, default=960, help="of each kind")
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         ("train", options.samples, options.states, options.seed),
         ("heldout", options.heldout, options.heldout, options.seed + 1),
     ):
-        sets[split] = make_examples(options.photos, split, tools, samples, states, seed, options.processes, options.work)
+        sets[split] = make_examples(options.photos, split, options.size, tools, samples, states, seed, options.processes, options.work)
     limit_threads(multiprocessing.cpu_count())
     made = time.monotonic()
     torch.manual_seed(options.seed)
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         "tools": toolbox.names,
         "photographs": "/".join(Path(options.photos).resolve().parts[-2:]),
         "combinations": COMBOS,
-        "settings": {key: getattr(options, key) for key in ("samples", "states", "epochs", "batch", "lr", "seed")},
+        "settings": {key: getattr(options, key) for key in ("size", "samples", "states", "epochs", "batch", "lr", "seed")},
         "seconds": {"examples": round(made - start), "training": round(time.monotonic() - made)},
         "held_out": report,
     }
@@ -125,16 +126,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_examples(
-    photos: str, split: str, tools: list[str | dict], samples: int, states: int, seed: int, processes: int, work: Path
+    photos: str, split: str, size: int, tools: list[str | dict], samples: int, states: int, seed: int, processes: int, work: Path
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images, uint8 (N, S, S, 3); which degradations are there, float32 (N, 8); gains, float32 (N, tools), NaN if unknown or forbidden."""
     plain = [
-        (photos, split, tools, False, min(CHUNK * 5, samples - at), seed * 1_000_003 + at, None) for at in range(0, samples, CHUNK * 5)
+        (photos, split, size, tools, False, min(CHUNK * 5, samples - at), seed * 1_000_003 + at, None)
+        for at in range(0, samples, CHUNK * 5)
     ]
-    folder = work / f"{split}_{fingerprint(*(tool.spec.fingerprint for tool in load_toolbox(tools)))}"
+    folder = work / f"{split}_{size}_{fingerprint(*(tool.spec.fingerprint for tool in load_toolbox(tools)))}"
     folder.mkdir(parents=True, exist_ok=True)
     rich = [
-        (photos, split, tools, True, min(CHUNK, states - at), seed * 1_000_003 + 500_000 + at, folder / f"{seed}_{at}.npz")
+        (photos, split, size, tools, True, min(CHUNK, states - at), seed * 1_000_003 + 500_000 + at, folder / f"{seed}_{at}.npz")
         for at in range(0, states, CHUNK)
     ]
     jobs = plain + rich
@@ -147,20 +149,20 @@ _made: dict[tuple, object] = {}
 
 
 def _make_chunk(job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    photos, split, tools, rich, count, seed, kept = job
+    photos, split, size, tools, rich, count, seed, kept = job
     limit_threads(1)
     if kept is not None and kept.is_file():
         with np.load(kept) as arrays:
             return arrays["images"], arrays["present"], arrays["gains"]
-    if (photos, split) not in _made:
-        _made[photos, split] = SynthesisedDataset(photos, split, crop_size=SIZE, combos=COMBOS)
-    dataset, rng = _made[photos, split], np.random.default_rng(seed)
+    if (photos, split, size) not in _made:
+        _made[photos, split, size] = SynthesisedDataset(photos, split, crop_size=size, combos=COMBOS)
+    dataset, rng = _made[photos, split, size], np.random.default_rng(seed)
     if not rich:
-        images = np.empty((count, SIZE, SIZE, 3), np.uint8)
+        images = np.empty((count, size, size, 3), np.uint8)
         present = np.zeros((count, len(DEGRADATIONS)), np.float32)
         for row in range(count):
             sample = dataset.draw(rng)
-            images[row] = view(dataset.load(sample).degraded, SIZE)
+            images[row] = view(dataset.load(sample).degraded, size)
             present[row] = _presence(sample.combo)
         return images, present, np.full((count, len(tools)), np.nan, np.float32)
     if "process" not in _made:
@@ -174,7 +176,7 @@ def _make_chunk(job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for _ in range(STEPS):
         gains = gains_of_all(process, episodes)
         rows.extend(
-            (view(episode.state.as_uint8(), SIZE), _presence(parts), row) for episode, parts, row in zip(episodes, left, gains, strict=True)
+            (view(episode.state.as_uint8(), size), _presence(parts), row) for episode, parts, row in zip(episodes, left, gains, strict=True)
         )
         chosen = [_choose(row, rng) for row in gains]
         for parts, row, action in zip(left, gains, chosen, strict=True):

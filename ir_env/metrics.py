@@ -110,6 +110,9 @@ class MetricSuite:
         self.device = device
         self._scorers: dict[str, Callable] = {}
 
+    def __reduce__(self):
+        return MetricSuite, (list(self.names), self.device)
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(metric.name for metric in self.metrics)

@@ -15,13 +15,10 @@ from ir_env.datasets import Dataset, Sample, load_dataset
 from ir_env.images import check_size
 from ir_env.metrics import DEFAULT_METRICS, MetricSuite
 from ir_env.rewards import Reward, Transition, make_reward
-from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError
-from tool_actors.executor import Executor, ImageState, LocalExecutor, Quantize, Request
+from tool_actors.executor import Executor, ImageState, Quantize, Request, make_executor
 from tool_actors.toolbox import Toolbox
-from tool_actors.toolboxes import load_toolbox
 
-CACHED_SCORES = 8 << 20
 DEFAULT_MAX_STEPS = 6
 PHOTO_LOW_RESOLUTION_BELOW = 300
 
@@ -80,7 +77,8 @@ class RestorationProcess:
         invalid_reward: the reward of an action that the mask forbids; the image stays as it is and the step counts.
         low_resolution_below: see :class:`ir_env.actions.ActionTable`; by default the dataset's crop size, or 300 for whole photographs.
         quantize: ``"uint8"`` or ``"none"``, see DESIGN section 4.
-        executor: runs the tools; by default a :class:`LocalExecutor` in this process.
+        executor: runs the tools: ``local`` (in this process), ``pool`` or ``pool:NAME`` (a running MC-Pool), or an executor, whose toolbox
+            then holds; see :func:`tool_actors.executor.make_executor`.
         cache_bytes: bound of the default executor's prefix cache.
     """
 
@@ -96,22 +94,20 @@ class RestorationProcess:
         invalid_reward: float = -0.1,
         low_resolution_below: int | None = None,
         quantize: Quantize = "uint8",
-        executor: Executor | None = None,
+        executor: Executor | str = "local",
         cache_bytes: int = 128 << 20,
     ):
         if max_steps < 1:
             raise IrEnvError(f"max_steps must be at least 1, not {max_steps}")
         self.dataset = load_dataset(dataset)
-        toolbox = executor.toolbox if executor is not None else load_toolbox(toolbox)
-        self.executor = executor or LocalExecutor(toolbox, quantize, cache_bytes)
+        self.executor = make_executor(executor, toolbox, quantize, cache_bytes)
         if low_resolution_below is None:
             low_resolution_below = self.dataset.crop_size or PHOTO_LOW_RESOLUTION_BELOW
-        self.actions = ActionTable(toolbox, low_resolution_below)
+        self.actions = ActionTable(self.executor.toolbox, low_resolution_below)
         self.suite = MetricSuite(metrics)
         self._signs = self.suite.signs
         self.reward = make_reward(reward, self.suite.names, reward_weights)
         self.max_steps, self.step_cost, self.invalid_reward = max_steps, step_cost, invalid_reward
-        self._scores = ByteLRU(CACHED_SCORES)
 
     # -- starting ------------------------------------------------------------------------------------------------------------------
 
@@ -189,26 +185,7 @@ class RestorationProcess:
 
     def score(self, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         """Metric vectors of states; a state that was scored before is looked up, and identical ones are scored once."""
-        keys = [(state.key, id(reference)) for state, reference in zip(states, references, strict=True)]
-        found: dict[tuple, np.ndarray] = {}
-        missing: dict[tuple, int] = {}
-        for index, key in enumerate(keys):
-            if key in found or key in missing:
-                continue
-            hit = self._scores.get(key)
-            # the reference is kept beside the vector, so that its id cannot come to mean another array
-            if hit is not None and hit[1] is references[index]:
-                found[key] = hit[0]
-            else:
-                missing[key] = index
-        if missing:
-            chosen = list(missing.values())
-            vectors = self.suite.score([states[i].pixels for i in chosen], [references[i] for i in chosen])
-            for index, vector in zip(chosen, vectors, strict=True):
-                found[keys[index]] = vector
-                reference = references[index]
-                self._scores.put(keys[index], (vector, reference), vector.nbytes + (0 if reference is None else reference.nbytes))
-        return [found[key] for key in keys]
+        return self.executor.score(self.suite, states, references)
 
     def gains_of(self, episode: Episode, candidates: Sequence[int]) -> list[float]:
         """What each candidate action would gain now, without taking it (an oracle: it looks at the reference).

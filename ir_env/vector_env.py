@@ -27,6 +27,9 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
     Sub-environment i belongs to group i // group_size; the k-th episodes of a group's members start from the same sample, and share
     ``info["group"]``. ``reset`` brings the members back into step.
 
+    With :attr:`autoreset` False, a sub-environment that has ended waits for ``reset``: its actions are ignored, it runs no tool, and its
+    last observation stands.
+
     ``info`` holds arrays of length N under the keys of the single environment; ``metrics`` is a dict of arrays.
 
     Args:
@@ -58,6 +61,8 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
         self.single_action_space = gymnasium.spaces.Discrete(self.actions.n)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self.autoreset = True
+        """Begin the next episode of a sub-environment one step after its last one ended; may be set at any time."""
         self.episodes: list[Episode] = []
         self._seeds: list[int] | None = None
         self._counts = np.zeros(num_envs, np.int64)
@@ -80,7 +85,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
             if 0 <= actions[i] < self.actions.n:
                 tools[i], invalid[i] = self.actions.name(int(actions[i])), not self.episodes[i].mask[actions[i]]
         rewards[live] = self.process.step([self.episodes[i] for i in live], [actions[i] for i in live])
-        if ended:
+        if ended and self.autoreset:
             self._counts[ended] += 1
             for i, episode in zip(ended, start_episodes(self.process, [self._generator(i) for i in ended], None), strict=True):
                 self.episodes[i] = episode

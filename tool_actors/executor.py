@@ -14,7 +14,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from tool_actors.errors import IrEnvError, ToolFailure
 from tool_actors.toolbox import Tool, Toolbox
 
 Quantize = Literal["uint8", "none"]
+CACHED_SCORES = 8 << 20
+MIN_TILE = 128
 MAX_BATCH_PIXELS = 4 * 1024 * 1024
 """A batch is cut into parts of at most this many pixels, so that memory does not grow with the number of rollouts."""
 
@@ -104,14 +106,27 @@ class ExecutorStats:
     """Running time by tool."""
 
 
+class Scorer(Protocol):
+    """A fixed list of image-quality metrics, such as :class:`ir_env.metrics.MetricSuite`; picklable."""
+
+    names: tuple[str, ...]
+    """Which metrics, in the order of the vector; two scorers of equal names give equal vectors."""
+    device: str
+
+    def score(self, images: Sequence[np.ndarray], references: Sequence[np.ndarray | None]) -> np.ndarray:
+        """float32 (N, K)."""
+
+
 class Executor(Protocol):
-    """Runs requests in order, one result per request."""
+    """Runs tools and metrics on states: in order, one answer each."""
 
     toolbox: Toolbox
     stats: ExecutorStats
     quantize: Quantize
 
     def run(self, requests: Sequence[Request]) -> list[Result]: ...
+
+    def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]: ...
 
 
 class LocalExecutor:
@@ -137,6 +152,7 @@ class LocalExecutor:
         self.device = device
         self.stats = ExecutorStats()
         self._cache = ByteLRU(cache_bytes)
+        self._scores = ByteLRU(min(CACHED_SCORES, cache_bytes))
 
     def run(self, requests: Sequence[Request]) -> list[Result]:
         """Answer requests, in order.
@@ -180,6 +196,29 @@ class LocalExecutor:
         self.stats.failures += sum(result.error is not None for result in results)
         return results
 
+    def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """Metric vectors (K,) of states; a state that was scored before is looked up, and identical ones are scored once."""
+        keys = [(scorer.names, state.key, id(reference)) for state, reference in zip(states, references, strict=True)]
+        found: dict[tuple, np.ndarray] = {}
+        missing: dict[tuple, int] = {}
+        for index, key in enumerate(keys):
+            if key in found or key in missing:
+                continue
+            hit = self._scores.get(key)
+            # the reference is kept beside the vector, so that its id cannot come to mean another array
+            if hit is not None and hit[1] is references[index]:
+                found[key] = hit[0]
+            else:
+                missing[key] = index
+        if missing:
+            chosen = list(missing.values())
+            vectors = scorer.score([states[i].pixels for i in chosen], [references[i] for i in chosen])
+            for index, vector in zip(chosen, vectors, strict=True):
+                found[keys[index]] = vector
+                reference = references[index]
+                self._scores.put(keys[index], (vector, reference), vector.nbytes + (0 if reference is None else reference.nbytes))
+        return [found[key] for key in keys]
+
     def _run_batch(self, tool: Tool, states: list[ImageState]) -> list[Result]:
         start = time.perf_counter()
         outputs = run_tool(tool, [state.pixels for state in states], self.quantize, self.device)
@@ -198,10 +237,37 @@ class LocalExecutor:
         return results
 
 
+def make_executor(executor: Executor | str | None, toolbox: Any, quantize: Quantize = "uint8", cache_bytes: int = 128 << 20) -> Executor:
+    """An executor by name.
+
+    Args:
+        executor: ``"local"`` or None: in this process; ``"pool"`` or ``"pool:NAME"``: a running MC-Pool (:mod:`tool_actors.pool`); or an
+            executor, as it is.
+        toolbox: see :func:`tool_actors.toolboxes.load_toolbox`; a pool must hold its tools, and may hold more.
+        quantize, cache_bytes: of an executor that is made; a pool has a cache of its own.
+
+    Raises:
+        IrEnvError: no executor of that name; no such pool; a tool that the pool does not hold.
+    """
+    if executor is None or executor == "local":
+        from tool_actors.toolboxes import load_toolbox
+
+        return LocalExecutor(load_toolbox(toolbox), quantize, cache_bytes)
+    if not isinstance(executor, str):
+        return executor
+    kind, _, name = executor.partition(":")
+    if kind != "pool":
+        raise IrEnvError(f"executor {executor!r} is not known: write local, pool, or pool:NAME")
+    from tool_actors.pool import DEFAULT_NAME, MCPool
+
+    return MCPool.connect(name or DEFAULT_NAME).executor(quantize, toolbox)
+
+
 def run_tool(tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8", device: str = "cpu") -> list[np.ndarray | ToolFailure]:
     """Run one tool on images of one shape, as one batch.
 
-    If the batch raises, the images are tried one by one, so that only those that fail are answered with a failure.
+    If the batch raises, the images are tried one by one, so that only those that fail are answered with a failure. If memory runs out, the
+    batch is halved, and for a single image the tile, down to 128 pixels.
 
     Returns:
         Per image the new pixels, or a :class:`ToolFailure` that names tool, shape and cause.
@@ -225,14 +291,29 @@ def run_tool(tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8",
                 output = output.mul(255.0).round_().to(torch.uint8)
             pixels = output.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     except Exception as error:
+        full = _out_of_memory(error)
+        if full and device != "cpu":
+            torch.cuda.empty_cache()
         if len(images) > 1:
-            return [run_tool(tool, [image], quantize, device)[0] for image in images]
-        failure = ToolFailure(tool.spec.name, shape, f"{type(error).__name__}: {error}")
+            size = -(-len(images) // 2) if full else 1
+            parts = [images[start : start + size] for start in range(0, len(images), size)]
+            return [output for part in parts for output in run_tool(tool, part, quantize, device)]
+        smaller = min(tool.spec.tile or 0, max(shape[:2])) // 2
+        if full and smaller >= MIN_TILE and hasattr(tool, "with_tile"):
+            return run_tool(tool.with_tile(smaller), images, quantize, device)
+        advice = ". Even tiles do not help: use a smaller image, or an instance with more memory" if full else ""
+        failure = ToolFailure(tool.spec.name, shape, f"{type(error).__name__}: {error}{advice}")
         failure.__cause__ = error
         return [failure]
     return [
         pixels[i].copy() if finite[i] else ToolFailure(tool.spec.name, shape, "it returned NaN or infinity") for i in range(len(images))
     ]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:

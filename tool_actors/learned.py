@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -81,6 +83,13 @@ class LearnedTool(Tool):
             self.module.to(self._device)
         output = self._run(padded) if tile is None else tiled(self._run, padded, tile, self.overlap, scale, self.multiple)
         return output[..., : height * scale, : width * scale]
+
+    def with_tile(self, tile: int) -> LearnedTool:
+        """The same tool, with the same weights in memory, that takes at most ``tile`` pixels at once: slower, and with less memory."""
+        smaller = copy.copy(self)
+        smaller.overlap = min(self.overlap, tile // 4)
+        smaller.spec = replace(self.spec, tile=tile)
+        return smaller
 
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         if self.precision == "fp32":

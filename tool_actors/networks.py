@@ -40,6 +40,13 @@ class HalfResolutionNet(nn.Module):
         return images + F.pixel_shuffle(self.tail(self.blocks(self.head(features))), 2)
 
 
+class _RowLinear(nn.Linear):
+    """A linear layer whose rows do not depend on how many there are: matrix products of one row and of many round differently."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return (rows[:, None] * self.weight).sum(2) + self.bias
+
+
 class CurveNet(nn.Module):
     """A curve per place, estimated on an image eight times smaller: for haze and low light, whose inverse varies slowly.
 
@@ -55,7 +62,7 @@ class CurveNet(nn.Module):
     def __init__(self, width: int = 32, blocks: int = 2):
         super().__init__()
         self.head = nn.Conv2d(9, width, 3, padding=1)
-        self.whole = nn.Sequential(nn.Linear(2 * width + 27, 2 * width), nn.ReLU(), nn.Linear(2 * width, 2 * width))
+        self.whole = nn.Sequential(_RowLinear(2 * width + 27, 2 * width), nn.ReLU(), _RowLinear(2 * width, 2 * width))
         self.blocks = nn.Sequential(*(_Block(width) for _ in range(blocks)))
         self.tail = nn.Conv2d(width, self.CURVES, 3, padding=1)
 

@@ -85,12 +85,13 @@ NAMED_TOOLBOXES: dict[str, Callable[[], list[Entry]]] = {
 }
 
 
-def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox) -> Toolbox:
+def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox, only: Callable[[str], bool] = lambda name: True) -> Toolbox:
     """A toolbox by name, from a file, from a list, or as it is.
 
     Args:
         toolbox: one of :data:`NAMED_TOOLBOXES`; the path of a toolbox file (see :mod:`tool_actors.manifest`); or what such a file holds: a
             list of names of tools or toolboxes and of mappings that describe a checkpoint.
+        only: which names to load; the others are left out as if the toolbox did not hold them.
 
     Returns:
         The tools in order. From a name or a file, tools whose weights are not there are left out and listed in ``Toolbox.absent``.
@@ -102,14 +103,18 @@ def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox) -> Too
         IrEnvError: no tool of the toolbox is there.
     """
     if isinstance(toolbox, Toolbox):
-        return toolbox
+        chosen = [name for name in toolbox.names if only(name)]
+        return toolbox if len(chosen) == len(toolbox) else toolbox.select(chosen)
     if not isinstance(toolbox, str | Path):
         made = Toolbox()
-        for entry in _resolve([parse_entry("the list of tools", position, entry) for position, entry in enumerate(toolbox, 1)], Path()):
-            _add(made, entry)
+        for entry in entries(toolbox):
+            if only(_name(entry)):
+                _add(made, entry)
         return made
     made = Toolbox(name=str(toolbox))
     for entry in entries(toolbox):
+        if not only(_name(entry)):
+            continue
         try:
             _add(made, entry)
         except (WeightsMissing, UnsupportedCheckpointError) as error:
@@ -137,9 +142,23 @@ def _add(toolbox: Toolbox, entry: Tool | Deferred) -> None:
         toolbox.add(entry)
 
 
-def entries(toolbox: str | Path) -> list[Tool | Deferred]:
-    """What a named toolbox or a toolbox file holds, without loading weights that are not the project's own."""
+def entries(toolbox: str | Path | Sequence[str | Mapping] | Toolbox) -> list[Tool | Deferred]:
+    """What a toolbox holds (see :func:`load_toolbox`), without loading weights that are not the project's own."""
+    if isinstance(toolbox, Toolbox):
+        return list(toolbox)
+    if not isinstance(toolbox, str | Path):
+        listed = [parse_entry("the list of tools", position, entry) for position, entry in enumerate(toolbox, 1)]
+        return _resolve(listed, Path())
     return _resolve(*_listed(toolbox))
+
+
+def names_of(toolbox: str | Path | Sequence[str | Mapping] | Toolbox) -> list[str]:
+    """The names of a toolbox's tools, those whose weights are absent included."""
+    return [_name(entry) for entry in entries(toolbox)]
+
+
+def _name(entry: Tool | Deferred) -> str:
+    return entry.name if isinstance(entry, Deferred) else entry.spec.name
 
 
 def checkpoints(toolbox: str | Path) -> list[Checkpoint]:
@@ -177,7 +196,7 @@ def _resolve(listed: list[Entry], beside: Path) -> list[Tool | Deferred]:
                     if isinstance(found, Checkpoint):
                         found = deferred(found, Path())
                     if not isinstance(found, str):
-                        index.setdefault(found.name if isinstance(found, Deferred) else found.spec.name, found)
+                        index.setdefault(_name(found), found)
             if entry not in index:
                 raise UnknownToolError(entry, index)
             resolved.append(index[entry])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from experiments.cli import tools
+from experiments.cli import pool, tools
 from experiments.cli.common import guarded, prepare_ray
 
 
@@ -35,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     tools.add_commands(commands.add_parser("tools", help="list, show, add, fetch and check tools"))
 
+    pool.add_commands(commands.add_parser("pool", help="start, watch and stop a pool of tools on a Ray cluster"))
+
     commands.add_parser("envs", help="list the environments, rewards, metrics and combinations")
     return parser
 
@@ -42,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     prepare_ray()
-    commands = {"restore": _restore, "degrade": _degrade, "tools": tools.run, "envs": _envs}
+    commands = {"restore": _restore, "degrade": _degrade, "tools": tools.run, "pool": pool.run, "envs": _envs}
     return guarded(lambda: commands[options.command](options))
 
 

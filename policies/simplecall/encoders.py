@@ -76,10 +76,16 @@ class SmallCNN(nn.Module):
     def statistics(self, images: Tensor) -> Tensor:
         """The log power spectrum of the grey picture in cells of :attr:`BIN`, and the quantiles: (B, cells + 2 * quantiles)."""
         with torch.autocast(images.device.type, enabled=False):
-            grey = F.interpolate(images.float().mean(1, keepdim=True), (self.SIDE, self.SIDE), mode="nearest")[:, 0]
-            grey = (grey - grey.mean((1, 2), keepdim=True)) * self.window
-            power = torch.log(torch.fft.rfft2(grey).abs()[:, :, : self.SIDE // 2] + 1e-2)
-            cells = F.avg_pool2d(torch.fft.fftshift(power, dim=1)[:, None], self.BIN).flatten(1)
+            grey = images.float().mean(1, keepdim=True)
+            if (side := grey.shape[2]) < self.SIDE:
+                grey, side = F.interpolate(grey, (self.SIDE, self.SIDE), mode="nearest"), self.SIDE
+            windows = -(-side // self.SIDE)
+            step = (side - self.SIDE) // max(windows - 1, 1) or 1
+            # Welch's estimate: the power is averaged over windows that overlap
+            parts = grey[:, 0].unfold(1, self.SIDE, step).unfold(2, self.SIDE, step).flatten(1, 2)
+            parts = (parts - parts.mean((2, 3), keepdim=True)) * self.window
+            power = torch.fft.rfft2(parts).abs().square().mean(1).sqrt()[:, :, : self.SIDE // 2]
+            cells = F.avg_pool2d(torch.fft.fftshift(torch.log(power + 1e-2), dim=1)[:, None], self.BIN).flatten(1)
             values = torch.stack([images.amax(1), images.amin(1)], dim=1).float().flatten(2).sort(dim=2).values
             ranks = torch.linspace(0, values.shape[2] - 1, self.QUANTILES, device=images.device).long()
             return torch.cat([cells, values[..., ranks].flatten(1)], dim=1)

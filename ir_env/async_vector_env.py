@@ -1,0 +1,139 @@
+"""Sub-environments that do not wait for one another: for callers that can act on whichever is ready."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ir_env.process import Episode
+from ir_env.spaces import observe
+from ir_env.starts import start_episodes
+from ir_env.vector_env import RestorationVectorEnv
+from tool_actors.errors import IrEnvError
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """What a sub-environment has to tell after a step, or after its reset (reward 0)."""
+
+    env_id: int
+    observation: dict[str, np.ndarray]
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+class AsyncRestorationEnv(RestorationVectorEnv):
+    """Sub-environments of ``ir_env/Restoration-v0`` in EnvPool's manner: :meth:`send` actions, :meth:`recv` those that are ready.
+
+    A slow tool in one sub-environment does not keep the others. Each step runs in a thread of its own, so this wants an executor that many
+    threads may use, ``executor="pool"``, which makes batches of what the threads ask for. ``step`` still steps all together.
+
+    An action sent to a sub-environment that has ended begins its next episode, as in NEXT_STEP autoreset. RLlib's env runners step all
+    sub-environments together, so they use :class:`RestorationVectorEnv`.
+
+    >>> env = AsyncRestorationEnv(num_envs=32, executor="pool")
+    >>> env.async_reset(seed=0)
+    >>> while training:
+    ...     ready = env.recv(at_least=8)
+    ...     env.send({each.env_id: policy(each.observation) for each in ready})
+    """
+
+    def __init__(self, num_envs: int = 1, **arguments: Any):
+        super().__init__(num_envs, **arguments)
+        from tool_actors.executor import LocalExecutor
+
+        if isinstance(self.process.executor, LocalExecutor):
+            raise IrEnvError("AsyncRestorationEnv needs an executor that serves several threads: executor='pool' (see `ir-env pool start`)")
+        self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="sub-environment")
+        self._ready: queue.SimpleQueue = queue.SimpleQueue()
+        self._under_way: set[int] = set()
+
+    def async_reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
+        """Begin an episode in every sub-environment; :meth:`recv` gives the first observations as they come."""
+        if self._under_way:
+            raise IrEnvError(f"{len(self._under_way)} sub-environments are under way: receive them before a reset")
+        self._reseed(seed)
+        self._counts[:] = self._counts.max() + 1 if seed is None else 0
+        self.episodes = [None] * self.num_envs
+        for env_id in range(self.num_envs):
+            self._spawn(env_id, self._begin, options)
+
+    def send(self, actions: Mapping[int, int]) -> None:
+        """Actions by sub-environment, none of which may be under way; returns at once."""
+        for env_id, action in actions.items():
+            if env_id in self._under_way:
+                raise IrEnvError(f"sub-environment {env_id} is under way: receive it before the next action")
+            if not self.episodes or self.episodes[env_id] is None:
+                raise IrEnvError("call async_reset() before send()")
+            if self.episodes[env_id].done:
+                self._counts[env_id] += 1
+                self._spawn(env_id, self._begin, None)
+            else:
+                self._spawn(env_id, self._step, int(action))
+
+    def recv(self, at_least: int = 1, timeout: float | None = None) -> list[Ready]:
+        """Those that are ready: at least so many, in the order in which they became so.
+
+        Raises:
+            IrEnvError: fewer are under way, or none became ready within ``timeout`` seconds.
+        """
+        if at_least > len(self._under_way):
+            raise IrEnvError(f"{at_least} sub-environments are asked for and {len(self._under_way)} are under way")
+        ready: list[Ready] = []
+        while len(ready) < at_least or not self._ready.empty():
+            try:
+                env_id, answer = self._ready.get(timeout=timeout)
+            except queue.Empty:
+                raise IrEnvError(f"no sub-environment became ready within {timeout:g} s") from None
+            self._under_way.discard(env_id)
+            if isinstance(answer, BaseException):
+                raise answer
+            ready.append(answer)
+        return ready
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _spawn(self, env_id: int, work, argument: Any) -> None:
+        self._under_way.add(env_id)
+
+        def run() -> None:
+            try:
+                answer = work(env_id, argument)
+            except BaseException as error:
+                answer = error
+            self._ready.put((env_id, answer))
+
+        self._threads.submit(run)
+
+    def _begin(self, env_id: int, options: dict[str, Any] | None) -> Ready:
+        [self.episodes[env_id]] = start_episodes(self.process, [self._generator(env_id)], options)
+        return self._tell(env_id, 0.0, "", False)
+
+    def _step(self, env_id: int, action: int) -> Ready:
+        episode = self.episodes[env_id]
+        invalid = 0 <= action < self.actions.n and not episode.mask[action]
+        [reward] = self.process.step([episode], [action])
+        return self._tell(env_id, reward, self.actions.name(action), invalid)
+
+    def _tell(self, env_id: int, reward: float, tool: str, invalid: bool) -> Ready:
+        episode: Episode = self.episodes[env_id]
+        info = {
+            "metrics": dict(zip(self.process.suite.names, map(float, episode.scores[-1]), strict=True)),
+            "sample": episode.sample,
+            "combo": episode.combo,
+            "group": int(self._counts[env_id] * (self.num_envs // self.group_size) + env_id // self.group_size),
+            "tool": tool,
+            "tool_seconds": episode.seconds[-1] if episode.seconds else 0.0,
+            "invalid": bool(invalid),
+            "error": episode.error,
+        }
+        observation = observe(episode, self.observation_size, self.process.max_steps)
+        return Ready(env_id, observation, reward, episode.terminated, episode.truncated, info)

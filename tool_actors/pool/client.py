@@ -1,0 +1,371 @@
+"""How callers use a pool: :class:`MCPool` is the handle, :class:`PoolExecutor` runs requests on it.
+
+>>> pool = MCPool.start({"toolbox": "default"})              # or MCPool.connect() to one that runs
+>>> [result] = pool.executor().run([Request(state, "noise.gaussian25")])
+>>> env = gymnasium.make("ir_env/Restoration-v0", executor="pool")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from tool_actors.errors import IrEnvError
+from tool_actors.executor import ExecutorStats, ImageState, Quantize, Request, Result, Scorer
+from tool_actors.pool.config import DEFAULT_NAME, PoolConfig
+from tool_actors.pool.dispatcher import NAMESPACE, SCORE, Dispatcher, actor_name
+from tool_actors.pool.scheduler import PoolFailure
+from tool_actors.toolbox import Tool, Toolbox, ToolSpec
+from tool_actors.toolboxes import names_of
+
+CONCURRENT_CALLS = 10_000
+PAUSE_S = 0.5
+"""Before a call to a dispatcher that was lost is tried again; doubled each time."""
+REFERENCES = 512
+"""Clean images whose hash a caller remembers."""
+
+
+class RemoteTool(Tool):
+    """A tool that is in a pool: its spec, without its weights."""
+
+    def __init__(self, spec: ToolSpec):
+        self.spec = spec
+
+    def __call__(self, images):
+        raise IrEnvError(f"tool {self.spec.name!r} is in a pool, its weights are not here: run it with the pool's executor")
+
+
+class MCPool:
+    """Handle of a globally shared model-call pool (TIR-Agent, section 3.4): a named service that any process of the cluster may use."""
+
+    def __init__(self, name: str, dispatchers: Sequence[ray.actor.ActorHandle]):
+        self.name, self.dispatchers = name, list(dispatchers)
+        info = _get(self.dispatchers[0].info.remote())
+        self.config: PoolConfig = info["config"]
+        self.toolbox = Toolbox([RemoteTool(spec) for spec in info["specs"]], name=f"pool {name}")
+        self.absent: list[str] = info["absent"]
+        """Tools of the pool's toolbox whose weights its instances did not find."""
+
+    @classmethod
+    def start(
+        cls,
+        config: PoolConfig | Mapping[str, Any] | None = None,
+        name: str = DEFAULT_NAME,
+        address: str | None = None,
+        detached: bool = False,
+    ) -> MCPool:
+        """Start a pool and wait until it can serve.
+
+        Args:
+            config: see :class:`PoolConfig`.
+            name: by which others find it.
+            address: of the Ray cluster, if this process is not connected yet; by default the running one, or else a new one here.
+            detached: the pool outlives this process, until :meth:`stop`.
+
+        Raises:
+            IrEnvError: a wrong setting; a pool of that name runs; or what kept its instances from starting.
+        """
+        config = PoolConfig.of(config)
+        _connect(address)
+        if find(name) is not None:
+            raise IrEnvError(f"a pool named {name!r} runs already: connect to it, stop it (`ir-env pool stop`), or give another name")
+        remote = ray.remote(Dispatcher)
+        dispatchers = [
+            remote.options(
+                name=actor_name(name, shard),
+                namespace=NAMESPACE,
+                lifetime="detached" if detached else None,
+                num_cpus=0,
+                max_restarts=-1,
+                max_concurrency=CONCURRENT_CALLS,
+            ).remote(config, shard)
+            for shard in range(config.shards)
+        ]
+        try:
+            _get([dispatcher.ready.remote() for dispatcher in dispatchers])
+            return cls(name, dispatchers)
+        except BaseException:
+            for dispatcher in dispatchers:
+                ray.kill(dispatcher)
+            raise
+
+    @classmethod
+    def connect(cls, name: str = DEFAULT_NAME, address: str | None = None) -> MCPool:
+        """The pool of that name; raises :class:`IrEnvError` if there is none."""
+        _connect(address)
+        first = find(name)
+        if first is None:
+            raise IrEnvError(f"no pool named {name!r} runs in this Ray cluster: start one with MCPool.start() or `ir-env pool start`")
+        config = _get(first.info.remote())["config"]
+        return cls(name, [first, *(ray.get_actor(actor_name(name, shard), NAMESPACE) for shard in range(1, config.shards))])
+
+    def executor(self, quantize: Quantize = "uint8", toolbox: Any = None) -> PoolExecutor:
+        """A caller of its own; any number may be used at once, from any thread.
+
+        Args:
+            quantize: see :class:`tool_actors.executor.LocalExecutor`.
+            toolbox: which of the pool's tools to use, see :func:`tool_actors.toolboxes.load_toolbox`; by default all.
+
+        Raises:
+            IrEnvError: a tool of ``toolbox`` is not in the pool.
+        """
+        chosen = self.toolbox
+        if toolbox is not None:
+            names = names_of(toolbox)
+            if missing := [name for name in names if name not in self.toolbox.names and name not in self.absent]:
+                raise IrEnvError(f"pool {self.name!r} does not hold {', '.join(missing)}: start it with a toolbox that does")
+            chosen = self.toolbox.select([name for name in names if name not in self.absent])
+        return PoolExecutor(self, quantize, chosen)
+
+    def status(self) -> dict[str, Any]:
+        """Counters of all shards together, see :meth:`tool_actors.pool.scheduler.Scheduler.status`."""
+        return merged(_get([dispatcher.status.remote() for dispatcher in self.dispatchers]))
+
+    def stop(self) -> None:
+        """End the pool; whoever waits for an answer gets an error."""
+        for dispatcher in self.dispatchers:
+            with contextlib.suppress(RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(dispatcher.stop.remote(), timeout=10)
+            ray.kill(dispatcher)
+
+    def __reduce__(self):
+        return MCPool.connect, (self.name,)
+
+
+class PoolExecutor:
+    """Runs requests in a pool; the same pixels as :class:`tool_actors.executor.LocalExecutor`.
+
+    At most ``max_in_flight`` requests are outstanding at once; :meth:`submit` blocks beyond that. Safe to use from several threads.
+    """
+
+    def __init__(self, pool: MCPool, quantize: Quantize = "uint8", toolbox: Toolbox | None = None):
+        if quantize not in ("uint8", "none"):
+            raise IrEnvError(f"quantize must be 'uint8' or 'none', not {quantize!r}")
+        self.pool, self.toolbox, self.quantize = pool, toolbox or pool.toolbox, quantize
+        self.stats = ExecutorStats()
+        self.caller = uuid.uuid4().hex
+        self._window = threading.BoundedSemaphore(pool.config.max_in_flight)
+        self._lock = threading.Lock()
+        self._references: OrderedDict[int, tuple[np.ndarray, str]] = OrderedDict()
+
+    def run(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests, in order; see :meth:`LocalExecutor.run`.
+
+        A failure of the tool, or of the pool after its attempts, comes back in :attr:`Result.error`.
+
+        Raises:
+            UnknownToolError: a request names a tool that the pool does not hold (nothing is run then).
+        """
+        jobs = [self._job(request) for request in requests]
+        answers = self._answers([(request.state.root, job) for request, job in zip(requests, jobs, strict=True)], "run")
+        return [self._result(request, job, answer) for request, job, answer in zip(requests, jobs, answers, strict=True)]
+
+    def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """Metric vectors (K,) of states; raises what the metrics raise."""
+        service = SCORE + ",".join(scorer.names)
+        jobs = []
+        for state, reference in zip(states, references, strict=True):
+            shape = (state.shape, state.pixels.dtype.str, None if reference is None else reference.shape)
+            key = (service, *state.key, self._hash(reference))
+            jobs.append((state.root, (service, shape, key, (state.pixels, reference))))
+        answers = self._answers(jobs, "score", service, scorer)
+        for _, error, *_ in answers:
+            if error is not None:
+                raise error
+        return [vector for vector, *_ in answers]
+
+    def submit(self, request: Request) -> Future[Result]:
+        """A future of the result; blocks while ``max_in_flight`` requests are outstanding."""
+        job = self._job(request)
+        self._window.acquire()
+        future: Future[Result] = Future()
+        future.set_running_or_notify_cancel()
+        reference = self._dispatcher(request.state.root).run.remote(self.caller, [job])
+
+        def finish(done: Future) -> None:
+            try:
+                error = done.exception()
+                if isinstance(error, RayActorError):
+                    # off this thread, which delivers everybody's results
+                    threading.Thread(target=self._again, args=(request, job, future), daemon=True).start()
+                elif error is not None:
+                    future.set_exception(_own(error))
+                else:
+                    future.set_result(self._result(request, job, done.result()[0]))
+            finally:
+                self._window.release()
+
+        reference.future().add_done_callback(finish)
+        return future
+
+    async def stream(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Result]]:
+        """(index, result) as results come in: ``async for index, result in executor.stream(requests)``."""
+        import asyncio
+
+        queue: asyncio.Queue = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def feed() -> None:
+            for index, request in enumerate(requests):
+                future = self.submit(request)
+                future.add_done_callback(lambda done, index=index: loop.call_soon_threadsafe(queue.put_nowait, (index, done)))
+
+        # submit blocks when the window is full, which the event loop must not
+        feeding = loop.run_in_executor(None, feed)
+        for _ in requests:
+            index, done = await queue.get()
+            yield index, done.result()
+        await feeding
+
+    # -- sending -------------------------------------------------------------------------------------------------------------------
+
+    def _job(self, request: Request) -> tuple:
+        spec = self.toolbox[request.tool].spec
+        state = request.state
+        key = (*state.key, spec.fingerprint, self.quantize) if spec.deterministic else None
+        return (spec.name, (state.shape, state.pixels.dtype.str, self.quantize), key, state.pixels)
+
+    def _answers(self, jobs: Sequence[tuple[str, tuple]], method: str, *extra: Any) -> list[tuple]:
+        """Answers of (root, job) pairs; identical jobs are sent once."""
+        unique: dict[Any, list[int]] = {}
+        for index, (_, job) in enumerate(jobs):
+            unique.setdefault(("once", index) if job[2] is None else job[2], []).append(index)
+        # by shard, in parts that let several calls be under way
+        shards: dict[int, list[list[int]]] = {}
+        for indices in unique.values():
+            shards.setdefault(self._shard(jobs[indices[0]][0]), []).append(indices)
+        size = max(1, self.pool.config.max_in_flight // 2)
+        parts = [(shard, each[at : at + size]) for shard, each in shards.items() for at in range(0, len(each), size)]
+        answers: list[tuple | None] = [None] * len(jobs)
+
+        def send(shard: int, part: list[list[int]]) -> ray.ObjectRef:
+            call = getattr(self.pool.dispatchers[shard], method)
+            return call.remote(self.caller, *extra, [jobs[indices[0]][1] for indices in part])
+
+        def receive(reference: ray.ObjectRef, shard: int, part: list[list[int]]) -> None:
+            for indices, answer in zip(part, _retried(lambda: send(shard, part), reference, self.pool.config.attempts), strict=True):
+                for position, index in enumerate(indices):
+                    answers[index] = answer if position == 0 else (*answer[:3], answer[1] is None)
+
+        under_way: OrderedDict[ray.ObjectRef, tuple] = OrderedDict()
+        for part in parts:
+            if len(under_way) >= 2 * len(shards):
+                reference, earlier = under_way.popitem(last=False)
+                receive(reference, *earlier)
+            under_way[send(*part)] = part
+        for reference, part in under_way.items():
+            receive(reference, *part)
+        return answers
+
+    def _again(self, request: Request, job: tuple, future: Future[Result]) -> None:
+        try:
+            [answer] = self._answers([(request.state.root, job)], "run")
+            future.set_result(self._result(request, job, answer))
+        except Exception as error:
+            future.set_exception(error)
+
+    def _result(self, request: Request, job: tuple, answer: tuple) -> Result:
+        pixels, error, seconds, cached = answer
+        with self._lock:
+            self.stats.requests += 1
+            self.stats.hits += cached
+            self.stats.failures += error is not None
+            if not cached:
+                self.stats.executions += 1
+                self.stats.seconds[request.tool] += seconds
+        if error is not None:
+            return Result(None, error, seconds)
+        spec = self.toolbox[request.tool].spec
+        step = spec.fingerprint if spec.deterministic else uuid.uuid4().hex
+        return Result(ImageState(pixels, request.state.root, (*request.state.path, step)), None, seconds, cached)
+
+    def _shard(self, root: str) -> int:
+        return int(root[:8], 16) % len(self.pool.dispatchers)
+
+    def _dispatcher(self, root: str) -> ray.actor.ActorHandle:
+        return self.pool.dispatchers[self._shard(root)]
+
+    def _hash(self, reference: np.ndarray | None) -> str:
+        if reference is None:
+            return ""
+        with self._lock:
+            known = self._references.get(id(reference))
+            # the array is kept beside its hash, so that its id cannot come to mean another
+            if known is None or known[0] is not reference:
+                known = self._references[id(reference)] = (reference, ImageState.from_pixels(reference).root)
+                if len(self._references) > REFERENCES:
+                    self._references.popitem(last=False)
+            return known[1]
+
+
+def find(name: str) -> ray.actor.ActorHandle | None:
+    """The first dispatcher of a pool, if there is one."""
+    try:
+        return ray.get_actor(actor_name(name, 0), NAMESPACE)
+    except ValueError:
+        return None
+
+
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One status of several shards'."""
+    total: dict[str, Any] = {"services": {}, "shards": len(parts)}
+    for part in parts:
+        for key, value in part.items():
+            if key == "services":
+                for name, stats in value.items():
+                    mine = total["services"].setdefault(name, dict.fromkeys(stats, 0))
+                    for counter, count in stats.items():
+                        mine[counter] = max(mine[counter], count) if counter.startswith("max") else mine[counter] + count
+            elif key == "seconds":
+                total[key] = max(total.get(key, 0.0), value)
+            elif key != "pid":
+                total[key] = total.get(key, 0) + value
+    return total
+
+
+def _connect(address: str | None) -> None:
+    if ray.is_initialized():
+        return
+    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+
+
+def _get(references: Any) -> Any:
+    try:
+        return ray.get(references)
+    except (RayTaskError, RayActorError) as error:
+        raise _own(error) from None
+
+
+def _own(error: BaseException) -> BaseException:
+    """The project's own error inside Ray's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, IrEnvError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
+
+
+def _retried(send: Callable[[], ray.ObjectRef], reference: ray.ObjectRef, attempts: int) -> Any:
+    """The answer to a call; sent again if the dispatcher was lost, which loses nothing but time."""
+    for attempt in range(attempts):
+        try:
+            return ray.get(reference)
+        except RayActorError as error:
+            if attempt + 1 == attempts:
+                raise PoolFailure(f"the pool did not answer {attempts} times: {error}. Does it still run? `ir-env pool status`") from error
+            time.sleep(PAUSE_S * 2**attempt)
+            reference = send()
+        except RayTaskError as error:
+            raise _own(error) from None
+    raise AssertionError

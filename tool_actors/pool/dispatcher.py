@@ -1,0 +1,145 @@
+"""The named actor that everybody talks to: a :class:`Scheduler` whose instances are Ray actors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from tool_actors.errors import IrEnvError
+from tool_actors.executor import Scorer
+from tool_actors.pool.config import Placement, PoolConfig, uncovered
+from tool_actors.pool.instance import ToolInstance
+from tool_actors.pool.scheduler import InstanceLost, Job, Outcome, Scheduler
+from tool_actors.toolboxes import names_of
+
+NAMESPACE = "ir_env"
+SCORE = "score:"
+"""Services of this prefix are metric suites, all others tools."""
+
+
+def actor_name(pool: str, shard: int) -> str:
+    return f"{pool}/{shard}"
+
+
+class RayInstance:
+    """An actor as the scheduler sees it."""
+
+    def __init__(self, toolbox: Any, placement: Placement, scorers: dict[str, Scorer]):
+        self._scorers = scorers
+        self.actor = (
+            ray.remote(ToolInstance)
+            .options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0)
+            .remote(toolbox, placement)
+        )
+        self.specs: list = []
+
+    async def ready(self) -> None:
+        self.specs = await self._call(self.actor.specs.remote())
+
+    async def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        first, payloads = jobs[0], [job.payload for job in jobs]
+        if first.service.startswith(SCORE):
+            call = self.actor.score.remote(first.service, self._scorers[first.service], payloads)
+        else:
+            quantize = first.shape[-1]
+            call = self.actor.run.remote(first.service, payloads, quantize)
+        # copies: a view would keep the whole batch in the object store for as long as one of its images is cached
+        return [
+            Outcome(None if value is None else value.copy(), error, seconds, False, 0 if value is None else value.nbytes)
+            for value, error, seconds in await self._call(call)
+        ]
+
+    async def _call(self, reference: ray.ObjectRef) -> Any:
+        try:
+            return await reference
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, IrEnvError) else error from None
+        except (RayActorError, GetTimeoutError, ray.exceptions.ObjectLostError) as error:
+            raise InstanceLost(" ".join(str(error).split())[:200]) from error
+
+    def kill(self) -> None:
+        ray.kill(self.actor)
+
+
+class Dispatcher:
+    """One shard of a pool.
+
+    A Ray actor whose methods are coroutines. If it dies, Ray starts it again; what it had cached is gone, what was under way is sent again
+    by the callers.
+    """
+
+    def __init__(self, config: PoolConfig, shard: int):
+        self.config, self.shard = config, shard
+        self._scorers: dict[str, Scorer] = {}
+        self._instances: list[RayInstance] = []
+        self._started: asyncio.Task | None = None
+        self._specs: list = []
+        self._callers: set[str] = set()
+        names = names_of(config.toolbox)
+        if missing := uncovered(config.placements, names):
+            raise IrEnvError(f"no placement of the pool holds {', '.join(missing)}: add one, e.g. Placement(tools=('*',))")
+        self._names = names
+        shards = config.shards
+        bounds = []
+        for placement in config.placements:
+            least, most = placement.bounds
+            most = most or max(least, shards, _room(placement))
+            bounds.append((least // shards + (shard < least % shards) or 1, most // shards + (shard < most % shards) or 1))
+        self._scheduler = Scheduler(replace(config, cache_bytes=config.cache_bytes // shards), bounds, self._serves, self._launch)
+
+    def _serves(self, placement: int, service: str) -> bool:
+        chosen = self.config.placements[placement]
+        return chosen.scores if service.startswith(SCORE) else chosen.holds(service)
+
+    def _launch(self, placement: Placement) -> RayInstance:
+        instance = RayInstance(self.config.toolbox, placement, self._scorers)
+        self._instances = [*self._instances[-len(self.config.placements) * 4 :], instance]
+        return instance
+
+    async def ready(self) -> None:
+        """Returns when each kind of instance has one that runs."""
+        if self._started is None:
+            self._started = asyncio.ensure_future(self._start())
+        await asyncio.shield(self._started)
+
+    async def _start(self) -> None:
+        await self._scheduler.start()
+        found = {spec.name: spec for instance in self._instances for spec in instance.specs}
+        self._specs = [found[name] for name in self._names if name in found]
+
+    async def info(self) -> dict[str, Any]:
+        """The config, the specs of the tools in the toolbox's order, and the names of those whose weights are absent."""
+        await self.ready()
+        there = {spec.name for spec in self._specs}
+        return {"config": self.config, "specs": self._specs, "absent": [name for name in self._names if name not in there]}
+
+    async def run(self, caller: str, jobs: Sequence[tuple]) -> list[tuple]:
+        """Answer jobs (service, shape, key, payload) with (value, error, seconds, cached), in order."""
+        await self.ready()
+        self._callers.add(caller)
+        outcomes = await asyncio.gather(*(self._scheduler.submit(Job(*job, caller)) for job in jobs))
+        return [(outcome.value, outcome.error, outcome.seconds, outcome.cached) for outcome in outcomes]
+
+    async def score(self, caller: str, service: str, scorer: Scorer, jobs: Sequence[tuple]) -> list[tuple]:
+        """As :meth:`run`, for metrics: the scorer is kept for the instances."""
+        self._scorers.setdefault(service, scorer)
+        return await self.run(caller, jobs)
+
+    async def status(self) -> dict[str, Any]:
+        return {**self._scheduler.status(), "callers": len(self._callers), "pid": os.getpid()}
+
+    async def stop(self) -> None:
+        self._scheduler.stop()
+
+
+def _room(placement: Placement) -> int:
+    """How many instances the cluster's resources hold."""
+    resources = ray.cluster_resources()
+    rooms = [resources.get(kind, 0) / share for kind, share in (("CPU", placement.num_cpus), ("GPU", placement.num_gpus)) if share]
+    return int(min(rooms, default=1))

@@ -1,0 +1,60 @@
+"""The actor that runs tools and metrics: one process, one batch at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tool_actors.errors import ToolFailure
+from tool_actors.executor import Quantize, Scorer, run_tool
+from tool_actors.pool.config import Placement
+from tool_actors.threads import limit_threads
+from tool_actors.toolboxes import load_toolbox
+
+Answer = tuple[Any, Exception | None, float]
+"""Pixels or metric vector, error, seconds."""
+
+
+class ToolInstance:
+    """Holds the tools of one placement.
+
+    Args:
+        toolbox: see :func:`tool_actors.toolboxes.load_toolbox`; only the placement's part of it is loaded.
+        placement: which tools, and on which device.
+    """
+
+    def __init__(self, toolbox: Any, placement: Placement):
+        limit_threads(max(1, int(placement.num_cpus)))
+        self.toolbox = load_toolbox(toolbox, placement.holds)
+        self.device = placement.device
+        self._scorers: dict[str, Scorer] = {}
+
+    def specs(self) -> list:
+        """The specs of the tools that are there."""
+        return [tool.spec for tool in self.toolbox]
+
+    def run(self, tool: str, images: Sequence[np.ndarray], quantize: Quantize) -> list[Answer]:
+        """One tool on images of one shape."""
+        start = time.perf_counter()
+        outputs = run_tool(self.toolbox[tool], list(images), quantize, self.device)
+        share = (time.perf_counter() - start) / len(images)
+        return [(None, output, share) if isinstance(output, ToolFailure) else (output, None, share) for output in outputs]
+
+    def score(self, service: str, scorer: Scorer, pairs: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> list[Answer]:
+        """Metric vectors of (image, reference) pairs of one shape."""
+        if service not in self._scorers:
+            # the first one stays, with the metrics' weights that it loads
+            scorer.device = self.device
+            self._scorers[service] = scorer
+        start = time.perf_counter()
+        try:
+            vectors = self._scorers[service].score(*zip(*pairs, strict=True))
+        except Exception as error:
+            if len(pairs) == 1:
+                return [(None, error, time.perf_counter() - start)]
+            return [answer for pair in pairs for answer in self.score(service, scorer, [pair])]
+        share = (time.perf_counter() - start) / len(pairs)
+        return [(vector, None, share) for vector in vectors]
