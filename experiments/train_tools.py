@@ -104,7 +104,7 @@ RECIPES = {
         _curve("dark.shift", "brighten", "low_light", kind="shift", shift=[30, 49]),
         _curve("dark.gamma", "brighten", "low_light", kind="gamma", gamma=[0.5, 0.7]),
         _curve("dark.range", "brighten", "low_light", kind="range", top=[100, 149]),
-        Recipe("x4.fidelity", "super_resolve", "low_resolution", network="x4", patch=96, steps=8000),
+        Recipe("x4.fidelity", "super_resolve", "low_resolution", network="x4", patch=96, steps=24_000),
         Recipe("x4.edge", "super_resolve", "low_resolution", network="x4", loss="edge", patch=96, steps=8000),
     )
 }

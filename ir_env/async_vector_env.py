@@ -46,12 +46,12 @@ class AsyncRestorationEnv(RestorationVectorEnv):
     """
 
     def __init__(self, num_envs: int = 1, **arguments: Any):
+        self._threads = ThreadPoolExecutor(max(num_envs, 1), thread_name_prefix="sub-environment")
         super().__init__(num_envs, **arguments)
         from tool_actors.executor import LocalExecutor
 
         if isinstance(self.process.executor, LocalExecutor):
             raise IrEnvError("AsyncRestorationEnv needs an executor that serves several threads: executor='pool' (see `ir-env pool start`)")
-        self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="sub-environment")
         self._ready: queue.SimpleQueue = queue.SimpleQueue()
         self._under_way: set[int] = set()
 

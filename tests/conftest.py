@@ -25,3 +25,13 @@ def photo() -> np.ndarray:
 def crop(photo) -> np.ndarray:
     """Part of it, uint8 (64, 64, 3)."""
     return np.ascontiguousarray(photo[96:160, 160:224])
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray of this machine alone; more CPUs on paper than there are, so that small actors fit side by side."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()

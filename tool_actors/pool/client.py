@@ -30,7 +30,7 @@ from tool_actors.toolboxes import names_of
 
 CONCURRENT_CALLS = 10_000
 PAUSE_S = 0.5
-"""Before a call to a dispatcher that was lost is tried again; doubled each time."""
+"""Between looks at whether a dispatcher that was lost is back."""
 REFERENCES = 512
 """Clean images whose hash a caller remembers."""
 
@@ -253,7 +253,8 @@ class PoolExecutor:
             return call.remote(self.caller, *extra, [jobs[indices[0]][1] for indices in part])
 
         def receive(reference: ray.ObjectRef, shard: int, part: list[list[int]]) -> None:
-            for indices, answer in zip(part, _retried(lambda: send(shard, part), reference, self.pool.config.attempts), strict=True):
+            received = _retried(lambda: send(shard, part), reference, self.pool.dispatchers[shard], self.pool.config)
+            for indices, answer in zip(part, received, strict=True):
                 for position, index in enumerate(indices):
                     answers[index] = answer if position == 0 else (*answer[:3], answer[1] is None)
 
@@ -328,8 +329,10 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
                         mine[counter] = max(mine[counter], count) if counter.startswith("max") else mine[counter] + count
             elif key == "seconds":
                 total[key] = max(total.get(key, 0.0), value)
-            elif key != "pid":
-                total[key] = total.get(key, 0) + value
+            elif key in total:
+                total[key] += value
+            else:
+                total[key] = value
     return total
 
 
@@ -356,16 +359,30 @@ def _own(error: BaseException) -> BaseException:
     return error
 
 
-def _retried(send: Callable[[], ray.ObjectRef], reference: ray.ObjectRef, attempts: int) -> Any:
-    """The answer to a call; sent again if the dispatcher was lost, which loses nothing but time."""
-    for attempt in range(attempts):
+def _retried(send: Callable[[], ray.ObjectRef], reference: ray.ObjectRef, dispatcher: ray.actor.ActorHandle, config: PoolConfig) -> Any:
+    """The answer to a call; sent again when a dispatcher that was lost is back, which loses nothing but time."""
+    for attempt in range(config.attempts):
         try:
             return ray.get(reference)
         except RayActorError as error:
-            if attempt + 1 == attempts:
-                raise PoolFailure(f"the pool did not answer {attempts} times: {error}. Does it still run? `ir-env pool status`") from error
-            time.sleep(PAUSE_S * 2**attempt)
-            reference = send()
+            lost = error
         except RayTaskError as error:
             raise _own(error) from None
-    raise AssertionError
+        if attempt + 1 < config.attempts and _is_back(dispatcher, config.start_timeout_s):
+            reference = send()
+        else:
+            break
+    raise PoolFailure(f"the pool does not answer: {' '.join(str(lost).split())[:300]} Does it still run? `ir-env pool status`") from lost
+
+
+def _is_back(dispatcher: ray.actor.ActorHandle, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            ray.get(dispatcher.ready.remote())
+            return True
+        except ray.exceptions.ActorDiedError:
+            return False
+        except RayActorError:
+            time.sleep(PAUSE_S)
+    return False

@@ -38,9 +38,10 @@ class RayInstance:
             .remote(toolbox, placement)
         )
         self.specs: list = []
+        self.pid: int | None = None
 
     async def ready(self) -> None:
-        self.specs = await self._call(self.actor.specs.remote())
+        self.specs, self.pid = await self._call(self.actor.describe.remote())
 
     async def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         first, payloads = jobs[0], [job.payload for job in jobs]
@@ -77,30 +78,18 @@ class Dispatcher:
     def __init__(self, config: PoolConfig, shard: int):
         self.config, self.shard = config, shard
         self._scorers: dict[str, Scorer] = {}
-        self._instances: list[RayInstance] = []
         self._started: asyncio.Task | None = None
         self._specs: list = []
+        self._names: list[str] = []
         self._callers: set[str] = set()
-        names = names_of(config.toolbox)
-        if missing := uncovered(config.placements, names):
-            raise IrEnvError(f"no placement of the pool holds {', '.join(missing)}: add one, e.g. Placement(tools=('*',))")
-        self._names = names
-        shards = config.shards
-        bounds = []
-        for placement in config.placements:
-            least, most = placement.bounds
-            most = most or max(least, shards, _room(placement))
-            bounds.append((least // shards + (shard < least % shards) or 1, most // shards + (shard < most % shards) or 1))
-        self._scheduler = Scheduler(replace(config, cache_bytes=config.cache_bytes // shards), bounds, self._serves, self._launch)
+        self._scheduler: Scheduler | None = None
 
     def _serves(self, placement: int, service: str) -> bool:
         chosen = self.config.placements[placement]
         return chosen.scores if service.startswith(SCORE) else chosen.holds(service)
 
     def _launch(self, placement: Placement) -> RayInstance:
-        instance = RayInstance(self.config.toolbox, placement, self._scorers)
-        self._instances = [*self._instances[-len(self.config.placements) * 4 :], instance]
-        return instance
+        return RayInstance(self.config.toolbox, placement, self._scorers)
 
     async def ready(self) -> None:
         """Returns when each kind of instance has one that runs."""
@@ -109,8 +98,19 @@ class Dispatcher:
         await asyncio.shield(self._started)
 
     async def _start(self) -> None:
+        config, shards = self.config, self.config.shards
+        self._names = names_of(config.toolbox)
+        if missing := uncovered(config.placements, self._names):
+            raise IrEnvError(f"no placement of the pool holds {', '.join(missing)}: add one, e.g. Placement(tools=('*',))")
+        bounds = []
+        for placement in config.placements:
+            least, most = placement.bounds
+            most = most or max(least, shards, _room(placement))
+            bounds.append(tuple(max(1, number // shards + (self.shard < number % shards)) for number in (least, most)))
+        own = replace(config, cache_bytes=config.cache_bytes // shards)
+        self._scheduler = Scheduler(own, bounds, self._serves, self._launch)
         await self._scheduler.start()
-        found = {spec.name: spec for instance in self._instances for spec in instance.specs}
+        found = {spec.name: spec for instance in self._scheduler.instances() for spec in instance.specs}
         self._specs = [found[name] for name in self._names if name in found]
 
     async def info(self) -> dict[str, Any]:
@@ -132,10 +132,14 @@ class Dispatcher:
         return await self.run(caller, jobs)
 
     async def status(self) -> dict[str, Any]:
-        return {**self._scheduler.status(), "callers": len(self._callers), "pid": os.getpid()}
+        """Counters, see :meth:`Scheduler.status`."""
+        await self.ready()
+        pids = [instance.pid for instance in self._scheduler.instances()]
+        return {**self._scheduler.status(), "callers": len(self._callers), "pids": pids, "dispatcher_pids": [os.getpid()]}
 
     async def stop(self) -> None:
-        self._scheduler.stop()
+        if self._scheduler is not None:
+            self._scheduler.stop()
 
 
 def _room(placement: Placement) -> int:

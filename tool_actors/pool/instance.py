@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -32,9 +33,9 @@ class ToolInstance:
         self.device = placement.device
         self._scorers: dict[str, Scorer] = {}
 
-    def specs(self) -> list:
-        """The specs of the tools that are there."""
-        return [tool.spec for tool in self.toolbox]
+    def describe(self) -> tuple[list, int]:
+        """The specs of the tools that are there, and this process."""
+        return [tool.spec for tool in self.toolbox], os.getpid()
 
     def run(self, tool: str, images: Sequence[np.ndarray], quantize: Quantize) -> list[Answer]:
         """One tool on images of one shape."""

@@ -381,6 +381,10 @@ class Scheduler:
                         self._gone_busy_s += idle[0].busy_s
                         self._remove(idle[0])
 
+    def instances(self) -> list[Instance]:
+        """Those that are ready."""
+        return [slot.instance for slot in self._slots if slot.ready]
+
     # -- figures -------------------------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
