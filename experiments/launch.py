@@ -78,8 +78,8 @@ def train(
             _check_resources(experiment.config, ray.cluster_resources())
             config = experiment.config
         if _restores(config):
-            # before the tuner copies the config
-            _provide_tools(config, experiment.pool, folder.name)
+            # before the tuner copies the config; the pool lives as long as its handle
+            pool = _provide_tools(config, experiment.pool, folder.name)  # noqa: F841
         if not resume:
             tuner = tune.Tuner(
                 algorithm,
@@ -109,8 +109,8 @@ def _restores(config) -> bool:
     return "ir_env/Restoration" in str(config.env)
 
 
-def _provide_tools(config, settings: dict, run: str) -> None:
-    """Start the run's own pool, if it wants one."""
+def _provide_tools(config, settings: dict, run: str):
+    """Start the run's own pool, if it wants one, and return it."""
     import ray
 
     from experiments.executors import pool_settings, settle_executor, start_pool
@@ -118,7 +118,8 @@ def _provide_tools(config, settings: dict, run: str) -> None:
     asked, available = _asked(config), ray.cluster_resources()
     name = f"{run}-tools"
     if config.env_config.get("executor") == f"pool:{name}" or settle_executor(config.env_config, asked, available, name):
-        start_pool(name, pool_settings(config.env_config["toolbox"], settings, asked, available))
+        return start_pool(name, pool_settings(config.env_config["toolbox"], settings, asked, available))
+    return None
 
 
 def _asked(config) -> dict[str, float]:

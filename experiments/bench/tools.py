@@ -47,9 +47,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--toolbox", default="default")
     parser.add_argument("--count", type=int, default=48, help="crops per degradation")
     parser.add_argument("--images", type=int, default=60, help="images for the plans")
-    parser.add_argument(
-        "--only", nargs="+", choices=("own", "published", "matrix", "plans"), default=["own", "published", "matrix", "plans"]
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args(arguments)

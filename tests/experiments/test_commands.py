@@ -191,3 +191,17 @@ def test_an_experiment_that_asks_for_too_much_does_not_wait_for_ever(tmp_path):
     experiment = Path(__file__).parents[2] / "experiments" / "simplecall_ppo.py"
     result = command("rllib", "train", "file", experiment, "--set=num_env_runners=5000", cwd=tmp_path)
     assert result.returncode == 2 and "CPUs and there are" in result.stderr
+
+
+def test_a_training_on_a_pool_of_its_own_and_the_pool_commands(
+    tmp_path, experiment=Path(__file__).parents[2] / "experiments/simplecall_ppo.py"
+):
+    arguments = ["--set=env_config.executor=pool", "--stop", "training_iteration=1", "--samples", 0, "--name", "pooled"]
+    result = command("rllib", "train", "file", experiment, *SMALL, *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    [line] = (tmp_path / "results" / "pooled").glob("*/result.json")
+    counters = json.loads(line.read_text().splitlines()[-1])["pool"]
+    assert counters["requests"] > 0 and counters["failures"] == 0 and counters["executions"] <= counters["requests"]
+    for action in ("status", "stop"):
+        result = command("ir-env", "pool", action, "--name", "nobody", cwd=tmp_path)
+        assert result.returncode == 2 and ("ray start --head" in result.stderr or "no pool named 'nobody'" in result.stderr)

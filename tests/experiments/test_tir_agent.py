@@ -1,0 +1,169 @@
+"""Demonstrations and supervised fine-tuning, at a small size."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments import tir_agent_demos, tir_agent_sft
+from experiments.tir_agent_demos import load_demonstrations
+from experiments.tir_agent_sft import Collator, replay
+from ir_env.actions import ActionTable
+from ir_env.images import save_image
+from policies.vlm.model import VisionLanguageModel
+from policies.vlm.planner import VLMPlanner
+from policies.vlm.prompts import Prompter
+from tool_actors.errors import IrEnvError
+from tool_actors.executor import ImageState, LocalExecutor, Request
+from tool_actors.toolboxes import load_toolbox
+
+TOOLS = ["tv.denoise", "nlm.strong", "dcp.strong", "gamma.brighten"]
+COUNTS = ["--count", 60, "--heldout", 8]
+
+
+def make_demonstrations(folder, photos, *more):
+    toolbox = folder / "mine.yaml"
+    toolbox.write_text(json.dumps(TOOLS))
+    places = ["--photos", photos, "--out", folder / "demos", "--toolbox", toolbox, "--processes", 1]
+    tir_agent_demos.main([*map(str, [*places, "--combos", "noise,haze,low_light+noise", *COUNTS, *more])])
+
+
+def fine_tune(demos, out, *more):
+    sizes = ["--batch", 4, "--steps", 4, "--save-steps", 2, "--heldout", 4, "--diversity-images", 2, "--threads", 1, "--processes", 1]
+    return tir_agent_sft.main([*map(str, ["--demos", demos, "--out", out, *sizes, *more])])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, photo):
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(5):
+        save_image(folder / f"{index}.png", np.roll(photo, 40 * index, axis=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory, photos):
+    folder = tmp_path_factory.mktemp("work")
+    make_demonstrations(folder, photos)
+    return folder / "demos"
+
+
+def test_a_demonstration_is_what_its_tools_do(demos):
+    data, settings = load_demonstrations(demos)
+    assert (len(data["train"]), len(data["heldout"])) == (60, 8) and settings["toolbox"] == TOOLS
+    assert not {sample.split("[")[0] for sample in data["train"]["sample"]} & {sample.split("[")[0] for sample in data["heldout"]["sample"]}
+    executor, actions = LocalExecutor(load_toolbox(TOOLS)), ActionTable(load_toolbox(TOOLS))
+    for row in data["train"].select(range(10)):
+        assert row["degraded"].size == row["clean"].size == (64, 64)
+        assert [actions[actions.index(tool)].task for tool in row["tools"]] == row["tasks"]
+        state = ImageState.from_pixels(np.asarray(row["degraded"]))
+        for tool in row["tools"]:
+            state = executor.run([Request(state, tool)])[0].state
+        errors = [np.mean((np.asarray(row["clean"], float) - pixels) ** 2) for pixels in (np.asarray(row["degraded"]), state.pixels)]
+        assert (errors[1] < errors[0] and row["gain"] > 0) if row["tools"] else row["gain"] == 0
+    assert {tool for tools in data["train"]["tools"] for tool in tools} >= {"dcp.strong", "gamma.brighten"}
+
+
+def test_interrupted_demonstrations_go_on_and_are_the_same(demos, photos, tmp_path, monkeypatch):
+    made = []
+
+    def interrupted(job, demonstrate=tir_agent_demos.demonstrate):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(job["at"])
+        return demonstrate(job)
+
+    monkeypatch.setattr(tir_agent_demos, "demonstrate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_demonstrations(tmp_path, photos)
+    monkeypatch.undo()
+    began = (tmp_path / "demos" / "pieces" / "train" / "000000").stat().st_mtime_ns
+    with pytest.raises(IrEnvError, match="begun with other settings"):
+        make_demonstrations(tmp_path, photos, "--seed", 1)
+    assert (tmp_path / "demos" / "pieces" / "train" / "000000").stat().st_mtime_ns == began
+    make_demonstrations(tmp_path, photos)
+    for split in ("train", "heldout"):
+        first, second = (load_demonstrations(folder)[0][split] for folder in (demos, tmp_path / "demos"))
+        assert all(first[name] == second[name] for name in ("sample", "tools", "gain"))
+    assert not (tmp_path / "demos" / "pieces").exists()
+
+
+def test_examples_hold_the_images_of_the_trajectory_as_it_is_run(demos):
+    rows = load_demonstrations(demos)[0]["train"]
+    hazy = rows["combo"].index("haze")
+    trajectories = [(hazy, (("dehaze", "dcp.strong"), ("denoise", "tv.denoise"))), (0, ()), (hazy, (("denoise", "tv.denoise"),))]
+    examples = replay({"demos": str(demos), "toolbox": TOOLS, "demonstrations": trajectories})
+    told = [(each["history"], each["answer"]) for each in examples]
+    dcp, tv = "dcp.strong", "tv.denoise"
+    assert told == [([], dcp), ([dcp], tv), ([dcp, tv], "stop"), ([], "stop"), ([], tv), ([tv], "stop")]
+    images = [np.asarray(each["image"]) for each in examples]
+    assert (images[0] == np.asarray(rows[hazy]["degraded"])).all() and (images[4] == images[0]).all()
+    [result] = LocalExecutor(load_toolbox(TOOLS)).run([Request(ImageState.from_pixels(images[1]), tv)])
+    assert (images[2] == result.state.pixels).all() and (images[5] != images[2]).any()
+
+
+def test_the_loss_is_that_of_the_answer_alone(demos):
+    prompter = Prompter(ActionTable(load_toolbox(TOOLS)), compact=True, view_size=64)
+    vlm = VisionLanguageModel.load("nano", prompter)
+    examples = replay({"demos": str(demos), "toolbox": TOOLS, "demonstrations": [(3, (("dehaze", "dcp.strong"),)), (4, ())]})
+    batch = Collator(vlm, prompter)(examples)
+    told = [vlm.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+    assert told == [prompter.answer(index) + "<|im_end|>" for index in (2, prompter.actions.stop, prompter.actions.stop)]
+    loss = vlm.model(**batch).loss
+    vlm.barred_tokens = []  # the trainer's loss knows nothing of them
+    prompts = vlm.encode(
+        [prompter.messages(np.asarray(each["image"]), list(map(prompter.actions.index, each["history"]))) for each in examples]
+    )
+    tokens, mask = vlm.encode_answers([prompter.answer(prompter.actions.index(each["answer"])) for each in examples])
+    assert loss.item() == pytest.approx(-(vlm.logprobs(prompts, tokens, mask).sum() / mask.sum()).item(), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tuned(demos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft")
+    return folder / "whole", fine_tune(demos, folder / "whole")
+
+
+def test_fine_tuning_reports_what_it_reached(demos, tuned):
+    folder, report = tuned
+    assert 0 <= report["well_formed"] <= 1 and report["images"] == 4 and report["gain_of_demonstrator"] > 0
+    assert report["diversity"]["rollouts"] == 8 and json.loads((folder / "report.json").read_text()) == report
+    edp = json.loads((folder / "edp.json").read_text())
+    assert edp["after"]["trajectories"] > edp["before"]["trajectories"] == 60
+    assert sum(edp["after"]["tools"]["denoise"].values()) == pytest.approx(1)
+    assert VLMPlanner.load(folder / "policy").toolbox == TOOLS and list((folder / "tensorboard").iterdir())
+
+
+def test_an_interrupted_run_ends_the_same(demos, tuned, tmp_path):
+    whole = tuned[0]
+    shutil.copytree(whole, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(tmp_path / "cut" / "policy")
+    fine_tune(demos, tmp_path / "cut", "--diversity-images", 0)
+    first, second = (load_file(folder / "policy" / "model.safetensors") for folder in (whole, tmp_path / "cut"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    with pytest.raises(IrEnvError, match="seed was 0"):
+        fine_tune(demos, tmp_path / "cut", "--seed", 3)
+    with pytest.raises(IrEnvError, match="holds no demonstrations; make some"):
+        fine_tune(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_an_adapter_is_trained_on_a_folder(demos, tuned, tmp_path):
+    adapter = ["--model", tuned[0] / "policy", "--lora", "r=4,lora_alpha=8", "--steps", 1, "--diversity-images", 0]
+    fine_tune(demos, tmp_path / "lora", *adapter)
+    assert (tmp_path / "lora" / "policy" / "adapter_model.safetensors").is_file()
+    settings = json.loads((tmp_path / "lora" / "settings.json").read_text())
+    assert (settings["lr"], settings["epochs"], settings["accumulation"]) == (1e-5, 3, 4), "the paper's, for what is trained already"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_nano_learns_the_form_and_the_task(photos, tmp_path):
+    make_demonstrations(tmp_path, photos, "--count", 400, "--heldout", 48)
+    sizes = ["--batch", 16, "--steps", 250, "--heldout", 48]
+    report = fine_tune(tmp_path / "demos", tmp_path / "sft", *sizes)
+    assert report["well_formed"] >= 0.98
+    assert report["gain"] > 0.4 * report["gain_of_demonstrator"]
