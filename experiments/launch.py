@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +74,13 @@ def train(
             saved = tuner._local_tuner._run_config
             display.stop = stop = dict(saved.stop)
             saved.callbacks = [display]
-            config = tuner._local_tuner._param_space
+            env_config = _saved_env_config(folder)
         else:
             _check_resources(experiment.config, ray.cluster_resources())
-            config = experiment.config
-        if _restores(config):
+            env_config = experiment.config.env_config
+        if "ir_env/Restoration" in str(experiment.config.env):
             # before the tuner copies the config; the pool lives as long as its handle
-            pool = _provide_tools(config, experiment.pool, folder.name)  # noqa: F841
+            pool = _provide_tools(experiment, env_config, f"{folder.name}-tools")  # noqa: F841
         if not resume:
             tuner = tune.Tuner(
                 algorithm,
@@ -105,21 +106,22 @@ def train(
     return Outcome(folder, checkpoint, fraction_done(stop, result.metrics or {}) >= 1.0)
 
 
-def _restores(config) -> bool:
-    return "ir_env/Restoration" in str(config.env)
-
-
-def _provide_tools(config, settings: dict, run: str):
+def _provide_tools(experiment: Experiment, env_config: dict, name: str):
     """Start the run's own pool, if it wants one, and return it."""
     import ray
 
     from experiments.executors import pool_settings, settle_executor, start_pool
 
-    asked, available = _asked(config), ray.cluster_resources()
-    name = f"{run}-tools"
-    if config.env_config.get("executor") == f"pool:{name}" or settle_executor(config.env_config, asked, available, name):
-        return start_pool(name, pool_settings(config.env_config["toolbox"], settings, asked, available))
+    asked, available = _asked(experiment.config), ray.cluster_resources()
+    if env_config.get("executor") == f"pool:{name}" or settle_executor(env_config, asked, available, name):
+        return start_pool(name, pool_settings(env_config["toolbox"], experiment.pool, asked, available))
     return None
+
+
+def _saved_env_config(folder: Path) -> dict:
+    """That of the trial that is resumed, as Tune keeps it."""
+    [path] = folder.glob("*/params.json")
+    return json.loads(path.read_text())["env_config"]
 
 
 def _asked(config) -> dict[str, float]:

@@ -1,21 +1,23 @@
-"""The network as an RLModule of RLlib's new API stack, for PPO and its relatives."""
+"""The network as an RLModule of RLlib's new API stack, for PPO, GRPO and their relatives."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import gymnasium
+import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
+from policies.grpo.policy import TokenPolicy
 from policies.simplecall.network import SimpleCallNetwork
 from tool_actors.errors import IrEnvError
 
 OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
 
 
-class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):
+class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
     """``model_config`` holds the arguments of :class:`SimpleCallNetwork` but the sizes, which the spaces give."""
 
     def setup(self):
@@ -43,3 +45,16 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI):
         if embeddings is None:
             embeddings = self.network.features(batch[Columns.OBS])
         return self.network.value(embeddings)
+
+    def score_actions(self, batch: dict[str, Any]):
+        observation = batch[Columns.OBS]
+        logits = self.network.logits(self.network.features(observation), observation["action_mask"])
+        distribution = torch.distributions.Categorical(logits=logits)
+        return distribution.log_prob(batch[Columns.ACTIONS].long()), distribution.entropy()
+
+    def prepare(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Encode the images once per update where the encoder is frozen."""
+        observation = dict(columns[Columns.OBS])
+        if not self.network.train_encoder:
+            observation["encoded"] = self.network.encode(observation.pop("image"))
+        return {**columns, Columns.OBS: observation}
