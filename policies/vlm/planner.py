@@ -1,0 +1,114 @@
+"""The vision-language policy as a planner: for the benchmark, ``ir-env restore``, and rollouts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policies.planners.base import Observation, Planner
+from policies.vlm.parser import parse
+from policies.vlm.prompts import Prompter
+from tool_actors.errors import IrEnvError
+
+if TYPE_CHECKING:
+    from policies.vlm.model import VisionLanguageModel
+
+SETTINGS = "vlm_policy.json"
+"""Beside the weights of a trained policy."""
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """What a trained policy needs to be asked as it was in training."""
+
+    compact: bool = False
+    """See :class:`policies.vlm.prompts.Prompter`."""
+    view_size: int | None = None
+    """See :class:`policies.vlm.prompts.Prompter`."""
+    toolbox: str | list | None = None
+    """That it was trained with; None if any will do."""
+
+    def save(self, folder: str | Path) -> None:
+        (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> PolicySettings:
+        """Of a folder; those of an untrained model if it holds none."""
+        path = Path(folder) / SETTINGS
+        if not path.is_file():
+            return cls()
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise IrEnvError(f"{path}: not the settings of a policy ({error}). Train it again, or take a copy from a backup.") from error
+
+
+class VLMPlanner(Planner):
+    """Asks the model for the next call.
+
+    A malformed answer ends the restoration: the image is as good as it was. :attr:`counts` tells how many there were, and why.
+
+    Args:
+        vlm: the model.
+        settings: how to ask it.
+        temperature: 0 takes the most probable answer.
+        seed: of the drawing, if the temperature is not 0.
+        max_tokens: longest answer.
+    """
+
+    def __init__(
+        self, vlm: VisionLanguageModel, settings: PolicySettings, temperature: float = 0.0, seed: int = 0, max_tokens: int | None = None
+    ):
+        from policies.vlm.model import MAX_TOKENS
+
+        self.vlm, self.settings, self.temperature = vlm, settings, temperature
+        self.toolbox = settings.toolbox
+        self.name = f"vision-language model ({Path(vlm.name).name})"
+        self.max_tokens = max_tokens or MAX_TOKENS
+        self.counts: Counter[str] = Counter()
+        """``answers``, ``malformed``, ``forbidden`` (a call that the mask does not allow), and ``malformed: REASON`` for each reason."""
+        self._seed = seed
+
+    @classmethod
+    def load(cls, name: str | Path, temperature: float = 0.0, seed: int = 0, device: str = "cpu") -> VLMPlanner:
+        """A trained policy's folder, or any vision-language model as it is."""
+        from policies.vlm.model import VisionLanguageModel
+
+        return cls(VisionLanguageModel.load(name, device=device), PolicySettings.read(name), temperature, seed)
+
+    @property
+    def well_formed(self) -> float:
+        """Share of the answers so far; 1 before the first."""
+        return 1 - self.counts["malformed"] / max(1, self.counts["answers"])
+
+    def plan(self, observation: Observation) -> int:
+        return self.plan_batch([observation])[0]
+
+    def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
+        chosen = []
+        for start in range(0, len(observations), BATCH):
+            part = observations[start : start + BATCH]
+            prompters = {id(each.actions): self._prompter(each) for each in part}
+            prompts = self.vlm.encode([prompters[id(each.actions)].messages(each.image, each.history) for each in part])
+            seed = None if self.temperature == 0 else self._seed + self.counts["answers"]
+            answers = self.vlm.generate(prompts, self.temperature, self.max_tokens, seed)
+            chosen += [self._decide(text, each) for text, each in zip(answers.texts, part, strict=True)]
+        return chosen
+
+    def _prompter(self, observation: Observation) -> Prompter:
+        return Prompter(observation.actions, self.settings.compact, self.settings.view_size)
+
+    def _decide(self, text: str, observation: Observation) -> int:
+        answer = parse(text, observation.actions)
+        self.counts["answers"] += 1
+        if answer.action is None:
+            self.counts["malformed"] += 1
+            self.counts[f"malformed: {answer.reason}"] += 1
+            return observation.actions.stop
+        self.counts["forbidden"] += not observation.action_mask[answer.action]
+        return answer.action
