@@ -218,7 +218,7 @@ def throughput(options: argparse.Namespace, console: Console, report: dict) -> d
 def scaling(options: argparse.Namespace, console: Console, report: dict) -> dict:
     """The same requests on one instance and on two."""
     names = ["noise.gaussian25", "motion.long", "rain.heavy", "jpeg.quality15"]
-    requests = [Request(_noise(options.side), names[i % len(names)]) for i in range(320)]
+    requests = [Request(_noise(options.side), names[i % len(names)]) for i in range(640)]
     seconds = {}
     pools = {count: _pool({"toolbox": names, "placements": [{"replicas": count}], "cache_bytes": 0}, count) for count in (1, 2)}
     try:

@@ -16,17 +16,20 @@ class Instance:
 
     def __init__(self, log, spoil=None, seconds=0.0, start=None):
         self.log, self.spoil, self.seconds, self.start = log, spoil, seconds, start
-        self.killed = False
+        self.killed, self.turn = False, asyncio.Lock()
 
     async def ready(self):
         if self.start:
             await self.start()
 
     async def run(self, jobs):
-        self.log.append([job.payload for job in jobs])
-        if self.spoil:
-            await self.spoil(self, jobs)
-        await asyncio.sleep(self.seconds)
+        async with self.turn:
+            if self.killed:
+                raise InstanceLost("killed")
+            self.log.append([job.payload for job in jobs])
+            if self.spoil:
+                await self.spoil(self, jobs)
+            await asyncio.sleep(self.seconds)
         return [Outcome(job.payload * 2, seconds=0.001, size=8) for job in jobs]
 
     def kill(self):

@@ -28,6 +28,8 @@ TICK_S = 0.25
 """How often the number of instances is looked at."""
 GROW_AFTER_S = 0.5
 """A request that waits longer calls for another ``auto`` instance."""
+AHEAD = 1
+"""Batches that an instance is sent beyond the one it runs."""
 START_FAILURES = 3
 """After so many instances of a kind that did not start in a row, requests that need one are answered with the cause."""
 
@@ -91,8 +93,10 @@ class _Slot:
 
     placement: int
     instance: Instance
-    jobs: Sequence[Job] | None = None
+    batches: deque[list[Job]] = field(default_factory=deque)
+    """What it has been sent: the first is running, another waits there so that it goes on without a pause."""
     ready: bool = False
+    lost: bool = False
     idle_since: float = 0.0
     busy_s: float = 0.0
     since: float = 0.0
@@ -232,12 +236,12 @@ class Scheduler:
     def _dispatch(self) -> None:
         if not self._queued:
             return
-        for slot in self._slots:
-            if not self._queued:
-                return
-            if slot.ready and slot.jobs is None:
-                jobs = self._next(slot)
-                if jobs:
+        ready = [slot for slot in self._slots if slot.ready]
+        for sent in range(AHEAD + 1):
+            for slot in ready:
+                # a few requests wait, and gather, for whichever instance is idle first; only a backlog is sent ahead
+                enough = sent * self.config.max_batch * len(ready)
+                if self._queued >= max(enough, 1) and len(slot.batches) == sent and (jobs := self._next(slot)):
                     self._begin(slot, jobs)
 
     def _next(self, slot: _Slot) -> list[Job]:
@@ -249,7 +253,7 @@ class Scheduler:
         if self._now() - queue[0].arrived < self.config.max_wait_ms / 1000:
             name, queue = max(mine, key=lambda item: len(item[1]))
         # the fair share of all work, so that a batch does not leave other instances without any
-        running = sum(len(other.jobs) for other in self._slots if other.jobs)
+        running = sum(len(batch) for other in self._slots for batch in other.batches)
         ready = sum(other.ready for other in self._slots)
         size = min(self.config.max_batch, math.ceil((self._queued + running) / ready), len(queue))
         jobs = [queue.popleft() for _ in range(size)]
@@ -259,24 +263,30 @@ class Scheduler:
         return jobs
 
     def _begin(self, slot: _Slot, jobs: list[Job]) -> None:
-        slot.jobs, slot.since = jobs, self._now()
+        now = self._now()
+        if not slot.batches:
+            slot.since = now
+        slot.batches.append(jobs)
         stats = self._stats(jobs[0].service)
         for job in jobs:
-            wait = slot.since - job.arrived
+            wait = now - job.arrived
             stats.wait_s += wait
             stats.max_wait_s = max(stats.max_wait_s, wait)
         self._spawn(self._run(slot, jobs))
 
     async def _run(self, slot: _Slot, jobs: list[Job]) -> None:
         stats = self._stats(jobs[0].service)
+        allowed = self.config.timeout_s * len(slot.batches)
         try:
-            outcomes = await asyncio.wait_for(slot.instance.run(jobs), self.config.timeout_s)
+            outcomes = await asyncio.wait_for(slot.instance.run(jobs), allowed)
         except (InstanceLost, TimeoutError) as error:
             hung = isinstance(error, TimeoutError)
             cause = f"did not answer within {self.config.timeout_s:g} s" if hung else f"was lost ({error})"
+            # what had not begun is not its own fault
+            begun = not slot.lost
             self._lose(slot)
             for job in jobs:
-                job.attempts += 1
+                job.attempts += begun
                 if job.attempts >= self.config.attempts:
                     stats.failures += 1
                     text = f"tool {job.service!r}: {job.attempts} instances in a row ended while they ran it; the last {cause}"
@@ -291,7 +301,8 @@ class Scheduler:
         else:
             now = self._now()
             slot.busy_s += now - slot.since
-            slot.jobs, slot.idle_since = None, now
+            slot.batches.popleft()
+            slot.since = slot.idle_since = now
             stats.batches += 1
             stats.executions += len(jobs)
             for job, outcome in zip(jobs, outcomes, strict=True):
@@ -341,6 +352,9 @@ class Scheduler:
         self._dispatch()
 
     def _lose(self, slot: _Slot) -> None:
+        if slot.lost:
+            return
+        slot.lost = True
         self.lost += 1
         self._gone_busy_s += slot.busy_s + self._now() - slot.since
         self._remove(slot)
@@ -376,7 +390,7 @@ class Scheduler:
                 if (len(slots) < least and (not failing or late)) or (late and len(slots) < most and not starting and not failing):
                     self._launch(placement)
                 elif len(slots) > least:
-                    idle = [slot for slot in slots if slot.ready and slot.jobs is None and now - slot.idle_since > self.config.idle_s]
+                    idle = [slot for slot in slots if slot.ready and not slot.batches and now - slot.idle_since > self.config.idle_s]
                     if idle:
                         self._gone_busy_s += idle[0].busy_s
                         self._remove(idle[0])
@@ -390,12 +404,12 @@ class Scheduler:
     def status(self) -> dict[str, Any]:
         """Counters per service and of the whole, as plain values."""
         now = self._now()
-        busy = self._gone_busy_s + sum(slot.busy_s + (now - slot.since if slot.jobs else 0.0) for slot in self._slots)
+        busy = self._gone_busy_s + sum(slot.busy_s + (now - slot.since if slot.batches else 0.0) for slot in self._slots)
         return {
             "services": {name: vars(stats).copy() for name, stats in self.stats.items()},
             "instances": sum(slot.ready for slot in self._slots),
             "starting": sum(not slot.ready for slot in self._slots),
-            "busy": sum(slot.jobs is not None for slot in self._slots),
+            "busy": sum(bool(slot.batches) for slot in self._slots),
             "lost": self.lost,
             "queued": self._queued,
             "at_callers": sum(map(len, self._waiting.values())),
