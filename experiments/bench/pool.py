@@ -37,11 +37,14 @@ from ir_env.datasets import load_dataset
 from ir_env.datasets.base import fixed_samples
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import ImageState, LocalExecutor, Request, run_tool
+from tool_actors.tasks import TASK_OF
 from tool_actors.threads import limit_threads
 from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import load_toolbox
 
-IMAGES, ROLLOUTS, LENGTHS = 16, 8, (2, 3, 4)
+IMAGES, ROLLOUTS = 16, 8
+OUT_OF_SCOPE = 0.3
+"""Share of rollouts with a task whose degradation is not there."""
 IDENTICAL = 0.35
 """Share of rollouts of a group that repeat another's trajectory (TIR-Agent, section 3.4)."""
 CORES = 2
@@ -136,20 +139,29 @@ def executors(options: argparse.Namespace, console: Console, report: dict) -> di
 
 
 def workload(side: int, seed: int = 0) -> tuple[list[ImageState], list[tuple[str, ...]]]:
-    """Degraded images, and a plan per rollout, in the order of groups."""
+    """Degraded images, and a plan per rollout, in the order of groups.
+
+    As of a policy that perceives the degradations: the rollouts of an image undo them in any order, with any tool of the task, sometimes
+    with a further one; so many of them as TIR-Agent measured are identical, the others differ.
+    """
     dataset = load_dataset({"photos": "builtin", "split": "heldout", "crop_size": side, "combos": "A,B,C"})
     samples = [sample for sample in fixed_samples(dataset, 6 * IMAGES, seed) if "low_resolution" not in sample.combo][:IMAGES]
     states = [ImageState.from_pixels(dataset.load(sample).degraded) for sample in samples]
     rng = np.random.default_rng(seed)
-    names = [tool.spec.name for tool in load_toolbox("default") if tool.spec.scale == 1]
+    toolbox = [tool.spec for tool in load_toolbox("default") if tool.spec.scale == 1]
     plans: list[tuple[str, ...]] = []
     repeats = round(IDENTICAL * IMAGES * ROLLOUTS)
     repeating = set(rng.choice([i for i in range(IMAGES * ROLLOUTS) if i % ROLLOUTS], repeats, replace=False).tolist())
     for index in range(IMAGES * ROLLOUTS):
-        if index in repeating:
-            plans.append(plans[int(rng.integers(index // ROLLOUTS * ROLLOUTS, index))])
-        else:
-            plans.append(tuple(rng.choice(names, int(rng.choice(LENGTHS)), replace=False).tolist()))
+        group = plans[index // ROLLOUTS * ROLLOUTS :]
+        plan = group[int(rng.integers(len(group)))] if index in repeating else None
+        while plan is None or (index not in repeating and plan in group):
+            tasks = [TASK_OF[name] for name in samples[index // ROLLOUTS].combo]
+            if rng.random() < OUT_OF_SCOPE:
+                tasks.append(str(rng.choice([task for task in sorted({spec.task for spec in toolbox}) if task not in tasks])))
+            rng.shuffle(tasks)
+            plan = tuple(str(rng.choice([spec.name for spec in toolbox if spec.task == task])) for task in tasks)
+        plans.append(plan)
     return states, plans
 
 

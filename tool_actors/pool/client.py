@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -24,13 +23,11 @@ from tool_actors.errors import IrEnvError
 from tool_actors.executor import ExecutorStats, ImageState, Quantize, Request, Result, Scorer
 from tool_actors.pool.config import DEFAULT_NAME, PoolConfig
 from tool_actors.pool.dispatcher import NAMESPACE, SCORE, Dispatcher, actor_name
-from tool_actors.pool.scheduler import PoolFailure
+from tool_actors.pool.line import Line, own_error
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import names_of
 
 CONCURRENT_CALLS = 10_000
-PAUSE_S = 0.5
-"""Between looks at whether a dispatcher that was lost is back."""
 REFERENCES = 512
 """Clean images whose hash a caller remembers."""
 
@@ -155,6 +152,7 @@ class PoolExecutor:
         self.stats = ExecutorStats()
         self.caller = uuid.uuid4().hex
         self._window = threading.BoundedSemaphore(pool.config.max_in_flight)
+        self._lines = [Line(dispatcher, self.caller, pool.config) for dispatcher in pool.dispatchers]
         self._lock = threading.Lock()
         self._references: OrderedDict[int, tuple[np.ndarray, str]] = OrderedDict()
 
@@ -167,8 +165,8 @@ class PoolExecutor:
             UnknownToolError: a request names a tool that the pool does not hold (nothing is run then).
         """
         jobs = [self._job(request) for request in requests]
-        answers = self._answers([(request.state.root, job) for request, job in zip(requests, jobs, strict=True)], "run")
-        return [self._result(request, job, answer) for request, job, answer in zip(requests, jobs, answers, strict=True)]
+        answers = self._answers([(request.state.root, job) for request, job in zip(requests, jobs, strict=True)])
+        return [self._result(request, answer) for request, answer in zip(requests, answers, strict=True)]
 
     def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         """Metric vectors (K,) of states; raises what the metrics raise."""
@@ -178,7 +176,7 @@ class PoolExecutor:
             shape = (state.shape, state.pixels.dtype.str, None if reference is None else reference.shape)
             key = (service, *state.key, self._hash(reference))
             jobs.append((state.root, (service, shape, key, (state.pixels, reference))))
-        answers = self._answers(jobs, "score", service, scorer)
+        answers = self._answers(jobs, scorer)
         for _, error, *_ in answers:
             if error is not None:
                 raise error
@@ -186,26 +184,17 @@ class PoolExecutor:
 
     def submit(self, request: Request) -> Future[Result]:
         """A future of the result; blocks while ``max_in_flight`` requests are outstanding."""
-        job = self._job(request)
-        self._window.acquire()
         future: Future[Result] = Future()
         future.set_running_or_notify_cancel()
-        reference = self._dispatcher(request.state.root).run.remote(self.caller, [job])
 
         def finish(done: Future) -> None:
-            try:
-                error = done.exception()
-                if isinstance(error, RayActorError):
-                    # off this thread, which delivers everybody's results
-                    threading.Thread(target=self._again, args=(request, job, future), daemon=True).start()
-                elif error is not None:
-                    future.set_exception(_own(error))
-                else:
-                    future.set_result(self._result(request, job, done.result()[0]))
-            finally:
-                self._window.release()
+            error = done.exception()
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(self._result(request, done.result()))
 
-        reference.future().add_done_callback(finish)
+        self._send(request.state.root, self._job(request)).add_done_callback(finish)
         return future
 
     async def stream(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Result]]:
@@ -235,47 +224,26 @@ class PoolExecutor:
         key = (*state.key, spec.fingerprint, self.quantize) if spec.deterministic else None
         return (spec.name, (state.shape, state.pixels.dtype.str, self.quantize), key, state.pixels)
 
-    def _answers(self, jobs: Sequence[tuple[str, tuple]], method: str, *extra: Any) -> list[tuple]:
+    def _send(self, root: str, job: tuple, scorer: Scorer | None = None) -> Future:
+        self._window.acquire()
+        future = self._lines[int(root[:8], 16) % len(self._lines)].send(job, scorer)
+        future.add_done_callback(lambda done: self._window.release())
+        return future
+
+    def _answers(self, jobs: Sequence[tuple[str, tuple]], scorer: Scorer | None = None) -> list[tuple]:
         """Answers of (root, job) pairs; identical jobs are sent once."""
-        unique: dict[Any, list[int]] = {}
-        for index, (_, job) in enumerate(jobs):
-            unique.setdefault(("once", index) if job[2] is None else job[2], []).append(index)
-        # by shard, in parts that let several calls be under way
-        shards: dict[int, list[list[int]]] = {}
-        for indices in unique.values():
-            shards.setdefault(self._shard(jobs[indices[0]][0]), []).append(indices)
-        size = max(1, self.pool.config.max_in_flight // 2)
-        parts = [(shard, each[at : at + size]) for shard, each in shards.items() for at in range(0, len(each), size)]
-        answers: list[tuple | None] = [None] * len(jobs)
+        sent: dict[Any, Future] = {}
+        futures = []
+        for index, (root, job) in enumerate(jobs):
+            key = ("once", index) if job[2] is None else job[2]
+            first = key not in sent
+            if first:
+                sent[key] = self._send(root, job, scorer)
+            futures.append((sent[key], first))
+        answers = [(future.result(), first) for future, first in futures]
+        return [answer if first else (*answer[:3], answer[1] is None) for answer, first in answers]
 
-        def send(shard: int, part: list[list[int]]) -> ray.ObjectRef:
-            call = getattr(self.pool.dispatchers[shard], method)
-            return call.remote(self.caller, *extra, [jobs[indices[0]][1] for indices in part])
-
-        def receive(reference: ray.ObjectRef, shard: int, part: list[list[int]]) -> None:
-            received = _retried(lambda: send(shard, part), reference, self.pool.dispatchers[shard], self.pool.config)
-            for indices, answer in zip(part, received, strict=True):
-                for position, index in enumerate(indices):
-                    answers[index] = answer if position == 0 else (*answer[:3], answer[1] is None)
-
-        under_way: OrderedDict[ray.ObjectRef, tuple] = OrderedDict()
-        for part in parts:
-            if len(under_way) >= 2 * len(shards):
-                reference, earlier = under_way.popitem(last=False)
-                receive(reference, *earlier)
-            under_way[send(*part)] = part
-        for reference, part in under_way.items():
-            receive(reference, *part)
-        return answers
-
-    def _again(self, request: Request, job: tuple, future: Future[Result]) -> None:
-        try:
-            [answer] = self._answers([(request.state.root, job)], "run")
-            future.set_result(self._result(request, job, answer))
-        except Exception as error:
-            future.set_exception(error)
-
-    def _result(self, request: Request, job: tuple, answer: tuple) -> Result:
+    def _result(self, request: Request, answer: tuple) -> Result:
         pixels, error, seconds, cached = answer
         with self._lock:
             self.stats.requests += 1
@@ -289,12 +257,6 @@ class PoolExecutor:
         spec = self.toolbox[request.tool].spec
         step = spec.fingerprint if spec.deterministic else uuid.uuid4().hex
         return Result(ImageState(pixels, request.state.root, (*request.state.path, step)), None, seconds, cached)
-
-    def _shard(self, root: str) -> int:
-        return int(root[:8], 16) % len(self.pool.dispatchers)
-
-    def _dispatcher(self, root: str) -> ray.actor.ActorHandle:
-        return self.pool.dispatchers[self._shard(root)]
 
     def _hash(self, reference: np.ndarray | None) -> str:
         if reference is None:
@@ -346,43 +308,4 @@ def _get(references: Any) -> Any:
     try:
         return ray.get(references)
     except (RayTaskError, RayActorError) as error:
-        raise _own(error) from None
-
-
-def _own(error: BaseException) -> BaseException:
-    """The project's own error inside Ray's."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, IrEnvError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
-
-
-def _retried(send: Callable[[], ray.ObjectRef], reference: ray.ObjectRef, dispatcher: ray.actor.ActorHandle, config: PoolConfig) -> Any:
-    """The answer to a call; sent again when a dispatcher that was lost is back, which loses nothing but time."""
-    for attempt in range(config.attempts):
-        try:
-            return ray.get(reference)
-        except RayActorError as error:
-            lost = error
-        except RayTaskError as error:
-            raise _own(error) from None
-        if attempt + 1 < config.attempts and _is_back(dispatcher, config.start_timeout_s):
-            reference = send()
-        else:
-            break
-    raise PoolFailure(f"the pool does not answer: {' '.join(str(lost).split())[:300]} Does it still run? `ir-env pool status`") from lost
-
-
-def _is_back(dispatcher: ray.actor.ActorHandle, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            ray.get(dispatcher.ready.remote())
-            return True
-        except ray.exceptions.ActorDiedError:
-            return False
-        except RayActorError:
-            time.sleep(PAUSE_S)
-    return False
+        raise own_error(error) from None

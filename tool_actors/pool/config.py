@@ -28,6 +28,8 @@ class Placement:
     """Share of a GPU that one instance asks for; with a share, its tools run there."""
     scores: bool = True
     """Whether the instances compute metrics, too; a placement with ``tools=()`` is of metric actors alone."""
+    warm_up: bool = True
+    """Run each tool once on a small image before an instance counts as ready."""
 
     def __post_init__(self):
         object.__setattr__(self, "tools", (self.tools,) if isinstance(self.tools, str) else tuple(self.tools))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,6 +23,8 @@ from tool_actors.toolboxes import names_of
 NAMESPACE = "ir_env"
 SCORE = "score:"
 """Services of this prefix are metric suites, all others tools."""
+COLLECT_S = 20.0
+"""A caller that waits for answers asks again after so long."""
 
 
 def actor_name(pool: str, shard: int) -> str:
@@ -68,6 +72,21 @@ class RayInstance:
         ray.kill(self.actor)
 
 
+class _Mail:
+    """Answers that wait for a caller."""
+
+    def __init__(self):
+        self.answers: list[tuple] = []
+        self.last: list[tuple] = []
+        self.number, self.open = 0, 0
+        self.arrived = asyncio.Event()
+
+    def put(self, ticket: int, done: asyncio.Future[Outcome]) -> None:
+        outcome = done.result()
+        self.answers.append((ticket, (outcome.value, outcome.error, outcome.seconds, outcome.cached)))
+        self.arrived.set()
+
+
 class Dispatcher:
     """One shard of a pool.
 
@@ -81,7 +100,7 @@ class Dispatcher:
         self._started: asyncio.Task | None = None
         self._specs: list = []
         self._names: list[str] = []
-        self._callers: set[str] = set()
+        self._mail: dict[str, _Mail] = {}
         self._scheduler: Scheduler | None = None
 
     def _serves(self, placement: int, service: str) -> bool:
@@ -119,23 +138,47 @@ class Dispatcher:
         there = {spec.name for spec in self._specs}
         return {"config": self.config, "specs": self._specs, "absent": [name for name in self._names if name not in there]}
 
-    async def run(self, caller: str, jobs: Sequence[tuple]) -> list[tuple]:
-        """Answer jobs (service, shape, key, payload) with (value, error, seconds, cached), in order."""
+    async def post(self, caller: str, jobs: Sequence[tuple], scorers: Mapping[str, Scorer]) -> None:
+        """Take jobs (ticket, service, shape, key, payload) on; :meth:`collect` gives their answers. Scorers are kept for the instances."""
         await self.ready()
-        self._callers.add(caller)
-        outcomes = await asyncio.gather(*(self._scheduler.submit(Job(*job, caller)) for job in jobs))
-        return [(outcome.value, outcome.error, outcome.seconds, outcome.cached) for outcome in outcomes]
+        for service, scorer in scorers.items():
+            self._scorers.setdefault(service, scorer)
+        mail = self._mail.setdefault(caller, _Mail())
+        mail.open += len(jobs)
+        for ticket, *job in jobs:
+            self._scheduler.submit(Job(*job, caller)).add_done_callback(partial(mail.put, ticket))
 
-    async def score(self, caller: str, service: str, scorer: Scorer, jobs: Sequence[tuple]) -> list[tuple]:
-        """As :meth:`run`, for metrics: the scorer is kept for the instances."""
-        self._scorers.setdefault(service, scorer)
-        return await self.run(caller, jobs)
+    async def collect(self, caller: str, received: int) -> tuple[int, list[tuple]]:
+        """The next delivery: its number, and (ticket, (value, error, seconds, cached)) of all jobs that were answered since the last.
+
+        Waits until there is one, for a while; ``received`` is the number of the last that reached the caller, which is given again if one
+        was lost on the way.
+        """
+        await self.ready()
+        mail = self._mail.setdefault(caller, _Mail())
+        if mail.number > received:
+            return mail.number, mail.last
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(mail.arrived.wait(), COLLECT_S)
+        mail.arrived.clear()
+        mail.last, mail.answers = mail.answers, []
+        mail.number = received + 1
+        mail.open -= len(mail.last)
+        if not mail.open and not mail.last:
+            self._mail.pop(caller, None)
+        return mail.number, mail.last
 
     async def status(self) -> dict[str, Any]:
         """Counters, see :meth:`Scheduler.status`."""
         await self.ready()
         pids = [instance.pid for instance in self._scheduler.instances()]
-        return {**self._scheduler.status(), "callers": len(self._callers), "pids": pids, "dispatcher_pids": [os.getpid()]}
+        callers = sum(mail.open > 0 for mail in self._mail.values())
+        return {
+            **self._scheduler.status(),
+            "callers": callers,
+            "pids": pids,
+            "dispatcher_pids": [os.getpid()],
+        }
 
     async def stop(self) -> None:
         if self._scheduler is not None:

@@ -32,6 +32,11 @@ class ToolInstance:
         self.toolbox = load_toolbox(toolbox, placement.holds)
         self.device = placement.device
         self._scorers: dict[str, Scorer] = {}
+        # what a tool's first call loads and allocates is not for a caller to wait for
+        blank = [np.zeros((32, 32, 3), np.uint8)]
+        for tool in self.toolbox:
+            if placement.warm_up:
+                run_tool(tool, blank, "uint8", self.device)
 
     def describe(self) -> tuple[list, int]:
         """The specs of the tools that are there, and this process."""
