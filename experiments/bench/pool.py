@@ -42,7 +42,7 @@ from tool_actors.threads import limit_threads
 from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import load_toolbox
 
-IMAGES, ROLLOUTS = 16, 8
+IMAGES, ROLLOUTS, ROUNDS = 16, 8, 5
 OUT_OF_SCOPE = 0.3
 """Share of rollouts with a task whose degradation is not there."""
 IDENTICAL = 0.35
@@ -80,11 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def executors(options: argparse.Namespace, console: Console, report: dict) -> dict:
-    """The rollouts of one GRPO iteration, 128 at once, each asking for its next tool when it has the last one's result."""
+    """The rollouts of one GRPO iteration, 128 at once, each asking for its next tool with the last one's result: median of rounds."""
     states, plans = workload(options.side)
     total = sum(map(len, plans))
     local = LocalExecutor(load_toolbox("default"))
-    reference = [_chain(local, states[index // ROLLOUTS], plan) for index, plan in enumerate(plans)]
+    # other pixels every round, so that no cache remembers the last one
+    rounds = [[ImageState.from_pixels(np.roll(state.pixels, 5 * turn, axis=1)) for state in states] for turn in range(ROUNDS)]
+    references = [[_chain(local, images[index // ROLLOUTS], plan) for index, plan in enumerate(plans)] for images in rounds]
     makers: list[Callable[[], Rival]] = [
         lambda: SubprocessPerCall(CORES),
         lambda: HttpWorkers(CORES),
@@ -112,15 +114,23 @@ def executors(options: argparse.Namespace, console: Console, report: dict) -> di
             for tool in load_toolbox("default").names:  # every instance has run every tool, nobody pays for loading
                 with ThreadPoolExecutor(4 * CORES) as threads:
                     list(threads.map(lambda _, tool=tool, rival=rival: rival.call(_noise(options.side), tool), range(4 * CORES)))
-            before = rival.executions
-            start = time.perf_counter()
-            with ThreadPoolExecutor(len(plans)) as threads:
-                ends = list(
-                    threads.map(lambda job, rival=rival: _rollout(rival, states[job[0] // ROLLOUTS], job[1]), list(enumerate(plans)))
-                )
-            seconds = time.perf_counter() - start
-            wrong = sum(not np.array_equal(end.pixels, wanted.pixels) for end, wanted in zip(ends, reference, strict=True))
-            results.append({"executor": rival.name, "seconds": seconds, "executions": rival.executions - before, "wrong_images": wrong})
+            before, taken, wrong = rival.executions, [], 0
+            for images, reference in zip(rounds, references, strict=True):
+                start = time.perf_counter()
+                with ThreadPoolExecutor(len(plans)) as threads:
+                    jobs = [(images[index // ROLLOUTS], plan) for index, plan in enumerate(plans)]
+                    ends = list(threads.map(lambda job, rival=rival: _rollout(rival, *job), jobs))
+                taken.append(time.perf_counter() - start)
+                wrong += sum(not np.array_equal(end.pixels, wanted.pixels) for end, wanted in zip(ends, reference, strict=True))
+            executions = (rival.executions - before) // ROUNDS
+            row = {
+                "executor": rival.name,
+                "seconds": float(np.median(taken)),
+                "executions": executions,
+                "rounds": taken,
+                "wrong_images": wrong,
+            }
+            results.append(row)
         finally:
             rival.close()
     pool = results[-1]["seconds"]
