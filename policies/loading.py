@@ -13,6 +13,7 @@ PLANNERS: dict[str, Callable[[int], Planner]] = {
     "random": RandomPlanner,
     "greedy": lambda seed: GreedyPlanner(),
     "rl_restore": lambda seed: _rl_restore(),
+    "traversal": lambda seed: _traversal(),
 }
 """Name -> planner, made from a seed. Add one of your own here, or pass the object itself wherever a policy is asked for."""
 
@@ -23,11 +24,18 @@ def _rl_restore() -> Planner:
     return RLRestoreAgent()
 
 
+def _traversal() -> Planner:
+    from policies.planners.traversal import TraversalPlanner
+
+    return TraversalPlanner()
+
+
 def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
     """A planner.
 
     Args:
-        policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; or the path of a checkpoint (or of a run that holds some).
+        policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; or the path of a checkpoint (or of a run that holds some),
+            or of a vision-language policy.
         seed: for planners that draw.
 
     Raises:
@@ -44,6 +52,10 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         raise UnknownNameError(
             "policy", str(policy), [*PLANNERS, "fixed:TOOL+TOOL"], "A path to a checkpoint works too, but there is none here."
         )
+    from policies.vlm.planner import SETTINGS, VLMPlanner
+
+    if (Path(policy) / SETTINGS).is_file():
+        return VLMPlanner.load(policy, seed=seed)
     from policies.checkpoints import load_checkpoint
 
     return load_checkpoint(policy)
