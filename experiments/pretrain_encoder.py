@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs; one in five is held out")
     parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--size", type=int, default=96, help="side of the crops, in pixels: that of the images the policy will see")
+    parser.add_argument("--size", type=int, default=64, help="side of the crops, in pixels: that of the images the policy will see")
     parser.add_argument("--samples", type=int, default=24_000, help="degraded crops")
     parser.add_argument("--states", type=int, default=18_000, help="images from the middle of restorations")
     parser.add_argument("--heldout", type=int, default=960, help="of each kind")
