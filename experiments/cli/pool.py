@@ -81,7 +81,7 @@ def _status(options: argparse.Namespace) -> int:
         return 0
     table = Table(box=None, padding=(0, 1, 0, 0))
     for column in ("", "requests", "executions", "batches", "hits", "joined", "retries", "failures", "mean wait ms", "ms per image"):
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right", no_wrap=not column)
     for name, each in sorted(status["services"].items(), key=lambda item: -item[1]["busy_s"]):
         per = 1000 / max(each["executions"], 1)
         counts = [str(each[key]) for key in ("requests", "executions", "batches", "hits", "joined", "retries", "failures")]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError, ToolFailure, UnknownToolError
-from tool_actors.executor import ImageState, LocalExecutor, Request
+from tool_actors.executor import ImageState, LocalExecutor, Request, run_tool
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import load_toolbox
 
@@ -152,3 +152,53 @@ def test_the_cache_never_exceeds_its_bound_and_keeps_the_newest(puts, bound):
         if size <= bound:
             assert cache.get(key) == (key, size)
     assert cache.bytes == sum(size for _, (_, size) in cache._entries.items())
+
+
+class Hungry(Tool):
+    """Takes at most ``room`` pixels at once, in any number of images."""
+
+    def __init__(self, room, tile=None, log=None):
+        self.room, self.log = room, [] if log is None else log
+        self.spec = ToolSpec("bench.hungry", "denoise", "hungry", tile=tile)
+
+    def with_tile(self, tile):
+        return Hungry(self.room, tile, self.log)
+
+    def __call__(self, images):
+
+        side = self.spec.tile or max(images.shape[2:])
+        pixels = images.shape[0] * min(side, images.shape[2]) * min(side, images.shape[3])
+        self.log.append((len(images), self.spec.tile))
+        if pixels > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images
+
+
+def test_where_memory_runs_out_the_batch_is_halved_then_the_tile():
+    images = [np.full((256, 256, 3), 10 * index, np.uint8) for index in range(8)]
+    tool = Hungry(2 * 256 * 256)
+    outputs = run_tool(tool, images)
+    assert all(np.array_equal(output, image) for output, image in zip(outputs, images, strict=True))
+    assert sorted({count for count, _ in tool.log}) == [2, 4, 8]
+    tiled = Hungry(128 * 128, tile=512)
+    [output] = run_tool(tiled, images[1:2])
+    assert np.array_equal(output, images[1]) and tiled.log == [(1, 512), (1, 128)]
+    [failure] = run_tool(Hungry(10, tile=512), images[:1])
+    assert isinstance(failure, ToolFailure) and "Even tiles do not help" in str(failure)
+
+
+def test_a_learned_tool_with_smaller_tiles_shares_its_weights():
+    tool = load_toolbox(["noise.gaussian25"])["noise.gaussian25"]
+    smaller = tool.with_tile(128)
+    assert smaller.module is tool.module and smaller.spec.tile == 128 and tool.spec.tile != 128
+    image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    whole, parts = (run_tool(each, [image])[0].astype(int) for each in (tool, smaller))
+    assert np.abs(whole - parts).max() <= 12 and np.abs(whole - parts).mean() < 0.5
+
+
+def test_a_batch_changes_no_pixel():
+    images = list(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8))
+    for tool in load_toolbox("default"):
+        together = run_tool(tool, images, "none")
+        alone = [run_tool(tool, [image], "none")[0] for image in images]
+        assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True)), tool.spec.name
