@@ -16,7 +16,8 @@ from ir_env.images import check_size
 from ir_env.metrics import DEFAULT_METRICS, MetricSuite
 from ir_env.rewards import Reward, Transition, make_reward
 from tool_actors.errors import IrEnvError
-from tool_actors.executor import Executor, ImageState, Quantize, Request, make_executor
+from tool_actors.executor import Executor, ImageState, Quantize, Request
+from tool_actors.executors import make_executor
 from tool_actors.toolbox import Toolbox
 
 DEFAULT_MAX_STEPS = 6
@@ -78,7 +79,7 @@ class RestorationProcess:
         low_resolution_below: see :class:`ir_env.actions.ActionTable`; by default the dataset's crop size, or 300 for whole photographs.
         quantize: ``"uint8"`` or ``"none"``, see DESIGN section 4.
         executor: runs the tools: ``local`` (in this process), ``pool`` or ``pool:NAME`` (a running MC-Pool), or an executor, whose toolbox
-            then holds; see :func:`tool_actors.executor.make_executor`.
+            then holds; see :func:`tool_actors.executors.make_executor`.
         cache_bytes: bound of the default executor's prefix cache.
     """
 

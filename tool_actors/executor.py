@@ -14,7 +14,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -235,32 +235,6 @@ class LocalExecutor:
             step = tool.spec.fingerprint if tool.spec.deterministic else uuid.uuid4().hex
             results.append(Result(ImageState(output, state.root, (*state.path, step)), None, share))
         return results
-
-
-def make_executor(executor: Executor | str | None, toolbox: Any, quantize: Quantize = "uint8", cache_bytes: int = 128 << 20) -> Executor:
-    """An executor by name.
-
-    Args:
-        executor: ``"local"`` or None: in this process; ``"pool"`` or ``"pool:NAME"``: a running MC-Pool (:mod:`tool_actors.pool`); or an
-            executor, as it is.
-        toolbox: see :func:`tool_actors.toolboxes.load_toolbox`; a pool must hold its tools, and may hold more.
-        quantize, cache_bytes: of an executor that is made; a pool has a cache of its own.
-
-    Raises:
-        IrEnvError: no executor of that name; no such pool; a tool that the pool does not hold.
-    """
-    if executor is None or executor == "local":
-        from tool_actors.toolboxes import load_toolbox
-
-        return LocalExecutor(load_toolbox(toolbox), quantize, cache_bytes)
-    if not isinstance(executor, str):
-        return executor
-    kind, _, name = executor.partition(":")
-    if kind != "pool":
-        raise IrEnvError(f"executor {executor!r} is not known: write local, pool, or pool:NAME")
-    from tool_actors.pool import DEFAULT_NAME, MCPool
-
-    return MCPool.connect(name or DEFAULT_NAME).executor(quantize, toolbox)
 
 
 def run_tool(tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8", device: str = "cpu") -> list[np.ndarray | ToolFailure]:

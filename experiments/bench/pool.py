@@ -206,7 +206,7 @@ def throughput(options: argparse.Namespace, console: Console, report: dict) -> d
         work = [(names[i % len(names)], [_noise(options.side) for _ in range(batch)]) for i in range(batches)]
         requests = [[Request(state, tool) for state in states] for tool, states in work]
         executor.run([each for part in requests[:4] for each in part])
-        for _ in range(3):
+        for _ in range(7):
             start = time.perf_counter()
             for tool, states in work:
                 run_tool(toolbox[tool], [state.pixels for state in states])
