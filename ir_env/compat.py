@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+import warnings
 
 
 def import_basicsr():
@@ -16,6 +17,8 @@ def import_basicsr():
         module = types.ModuleType(name)
         module.rgb_to_grayscale = rgb_to_grayscale
         sys.modules[name] = module
-    import basicsr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it uses names that SciPy has moved
+        import basicsr
 
     return basicsr
