@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
     parser.add_argument("--side", type=int, default=128, help="of the images")
     parser.add_argument("--subprocess-calls", type=int, default=12, help="calls of the slowest way to measure; the rest is extrapolated")
+    parser.add_argument("--any-tool", action="store_true", help="rollouts draw from the whole toolbox, so that they share less")
     parser.add_argument("--requests", type=int, default=100_000, help="of the memory part")
     parser.add_argument("--json", type=Path, help="also write the figures here, part by part")
     options = parser.parse_args(arguments)
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def executors(options: argparse.Namespace, console: Console, report: dict) -> dict:
     """The rollouts of one GRPO iteration, 128 at once, each asking for its next tool with the last one's result: median of rounds."""
-    states, plans = workload(options.side)
+    states, plans = workload(options.side, options.any_tool)
     total = sum(map(len, plans))
     local = LocalExecutor(load_toolbox("default"))
     # other pixels every round, so that no cache remembers the last one
@@ -148,11 +149,16 @@ def executors(options: argparse.Namespace, console: Console, report: dict) -> di
     return {"calls": total, "identical": identical, "rows": results}
 
 
-def workload(side: int, seed: int = 0) -> tuple[list[ImageState], list[tuple[str, ...]]]:
+def workload(side: int, any_tool: bool = False, seed: int = 0) -> tuple[list[ImageState], list[tuple[str, ...]]]:
     """Degraded images, and a plan per rollout, in the order of groups.
 
     As of a policy that perceives the degradations: the rollouts of an image undo them in any order, with any tool of the task, sometimes
     with a further one; so many of them as TIR-Agent measured are identical, the others differ.
+
+    Args:
+        side: of the images.
+        any_tool: draw from the whole toolbox instead.
+        seed: of all of it.
     """
     dataset = load_dataset({"photos": "builtin", "split": "heldout", "crop_size": side, "combos": "A,B,C"})
     samples = [sample for sample in fixed_samples(dataset, 6 * IMAGES, seed) if "low_resolution" not in sample.combo][:IMAGES]
@@ -170,7 +176,7 @@ def workload(side: int, seed: int = 0) -> tuple[list[ImageState], list[tuple[str
             if rng.random() < OUT_OF_SCOPE:
                 tasks.append(str(rng.choice([task for task in sorted({spec.task for spec in toolbox}) if task not in tasks])))
             rng.shuffle(tasks)
-            plan = tuple(str(rng.choice([spec.name for spec in toolbox if spec.task == task])) for task in tasks)
+            plan = tuple(str(rng.choice([spec.name for spec in toolbox if any_tool or spec.task == task])) for task in tasks)
         plans.append(plan)
     return states, plans
 
