@@ -67,7 +67,7 @@ class RestorationCallbacks(RLlibCallback):
         from experiments.evaluation import evaluation_settings, start_heldout
         from ir_env.process import RestorationProcess
         from ir_env.rendering import film_strip
-        from policies.checkpoints import ModulePlanner
+        from policies.checkpoints import planner_of
         from policies.planners import run
 
         if not hasattr(self, "_process"):
@@ -76,7 +76,7 @@ class RestorationCallbacks(RLlibCallback):
             storage = getattr(algorithm, "_storage", None)
             self._writer = SummaryWriter(storage.trial_fs_path if storage else algorithm.logdir)
         episodes = start_heldout(self._process, PICTURE_SAMPLES)
-        for _ in run(self._process, ModulePlanner(algorithm.get_module()), episodes):
+        for _ in run(self._process, planner_of(algorithm.get_module()), episodes):
             pass
         strips = [film_strip(episode, self._process.actions, self._process.suite.names) for episode in episodes]
         width = max(strip.shape[1] for strip in strips)

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def _import(place: str, path: Path) -> Any:
 
 
 def _check_environment(config: Any) -> None:
-    """Make the environment once, so that a wrong setting is named here and not by a worker; and pin its toolbox.
+    """Make the environment once, so that a wrong setting is named here and not by a worker; pin its toolbox, and tell the module.
 
     An action is an index into the toolbox, so a policy must keep the list of tools that it learned on, not the name of a list.
     """
@@ -196,6 +196,10 @@ def _check_environment(config: Any) -> None:
     except TypeError as error:
         raise ExperimentError(f"env_config: {error}; its keys are the arguments of RestorationVectorEnv") from error
     config.env_config["toolbox"] = env.process.executor.toolbox.references
+    spec = config.rl_module_spec
+    if isinstance(spec.model_config, dict):
+        actions = [[action.task, action.tool] for action in env.actions]
+        config.rl_module(rl_module_spec=replace(spec, model_config={**spec.model_config, "actions": actions}))
 
 
 def _number(key: str, value: Any) -> float:

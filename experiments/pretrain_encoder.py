@@ -78,30 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     made = time.monotonic()
     torch.manual_seed(options.seed)
     network = SmallCNN(None, toolbox.names).to(memory_format=torch.channels_last)
-    images, present, gains = sets["train"]
-    steps = options.epochs * (len(images) // options.batch)
-    optimiser = torch.optim.AdamW(network.parameters(), options.lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, total_steps=steps, pct_start=0.1)
-    rng = np.random.default_rng(options.seed)
-    for epoch in range(options.epochs):
-        order = rng.permutation(len(images))[: len(images) // options.batch * options.batch].reshape(-1, options.batch)
-        total = 0.0
-        for rows in track(order, f"epoch {epoch + 1}/{options.epochs}", transient=True):
-            batch = images[rows]
-            if rng.random() < 0.5:  # rain falls down and haze lies far above, so only left and right are the same
-                batch = batch.flip(2)
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
-                told = network(batch.permute(0, 3, 1, 2).float() / 255.0)
-            value = loss(told, present[rows], gains[rows])
-            optimiser.zero_grad()
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            total += value.item()
-        report = evaluate(network.eval(), *sets["heldout"])
-        network.train()
-        print(f"epoch {epoch + 1:>3}  loss {total / len(order):.4f}  {describe(report)}  {time.monotonic() - start:.0f} s", flush=True)
+    fit(network, *sets["train"], sets["heldout"], options.epochs, options.batch, options.lr, options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # vectors are small and hold variances, which half precision would round to 0
     stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in network.state_dict().items()}
@@ -215,6 +192,44 @@ def _presence(parts) -> np.ndarray:
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    network: nn.Module,
+    images: torch.Tensor,
+    present: torch.Tensor,
+    gains: torch.Tensor,
+    heldout: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    epochs: int,
+    batch: int,
+    lr: float,
+    seed: int,
+) -> None:
+    """Train a network, from float32 (B, 3, S, S) to (B, 8 + tools), on examples of :func:`make_examples`; reports after each epoch."""
+    start = time.monotonic()
+    steps = epochs * (len(images) // batch)
+    optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+    rng = np.random.default_rng(seed)
+    for epoch in range(epochs):
+        order = rng.permutation(len(images))[: len(images) // batch * batch].reshape(-1, batch)
+        total = 0.0
+        for rows in track(order, f"epoch {epoch + 1}/{epochs}", transient=True):
+            shown = images[rows]
+            if rng.random() < 0.5:  # rain falls down and haze lies far above, so only left and right are the same
+                shown = shown.flip(2)
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
+                told = network(shown.permute(0, 3, 1, 2).float() / 255.0)
+            value = loss(told, present[rows], gains[rows])
+            optimiser.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            total += value.item()
+        report = evaluate(network.eval(), *heldout)
+        network.train()
+        print(f"epoch {epoch + 1:>3}  loss {total / len(order):.4f}  {describe(report)}  {time.monotonic() - start:.0f} s", flush=True)
 
 
 def loss(told: torch.Tensor, true_present: torch.Tensor, true_gains: torch.Tensor) -> torch.Tensor:

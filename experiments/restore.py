@@ -107,7 +107,6 @@ def _no_reference_scores(pixels) -> dict[str, float | None]:
 
 
 def _contact_sheet(episode: Episode, process: RestorationProcess, scores: list[dict]):
-    applied = [index for index in episode.history if index != process.actions.stop]
-    titles = ["input", *(process.actions.name(index) for index in applied)]
+    titles = ["input", *map(process.actions.name, episode.applied)]
     notes = ["  ".join(f"{name} {value:.3g}" for name, value in score.items() if value is not None) for score in scores]
     return sheet([(state.as_uint8(), title, note) for state, title, note in zip(episode.states, titles, notes, strict=False)])

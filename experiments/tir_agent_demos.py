@@ -124,7 +124,7 @@ def demonstrate(job: dict[str, Any]) -> list[dict]:
             pass
         if episode.error:
             continue
-        steps = [process.actions[action] for action in episode.history if action != process.actions.stop]
+        steps = [process.actions[action] for action in episode.applied]
         rows.append(
             {
                 "sample": episode.sample,

@@ -32,6 +32,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,24 +60,22 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     from experiments.tir_agent_demos import load_demonstrations
     from ir_env.actions import ActionTable
-    from policies.vlm.model import NANO, VisionLanguageModel
-    from policies.vlm.nano import VIEW_SIZE
+    from policies.vlm.model import VisionLanguageModel
     from policies.vlm.planner import PolicySettings, VLMPlanner
-    from policies.vlm.prompts import Prompter
     from tool_actors.threads import limit_threads
     from tool_actors.toolboxes import load_toolbox
 
     disable_progress_bars()
-    nano = options.model == NANO
-    for name, value in RECIPES["nano" if nano else "paper"].items():
+    settings = PolicySettings.of(options.model)
+    for name, value in RECIPES["nano" if settings.compact else "paper"].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     demos, made_with = load_demonstrations(options.demos)
     after = ("out", "processes", "heldout", "diversity_images", "rollouts", "save_steps")
     keep_settings(options.out, {key: value for key, value in vars(options).items() if key not in after})
     toolbox = load_toolbox(made_with["toolbox"])
-    policy = PolicySettings(compact=nano, view_size=VIEW_SIZE if nano else None, toolbox=toolbox.references)
-    prompter = Prompter(ActionTable(toolbox), policy.compact, policy.view_size)
+    policy = replace(settings, toolbox=toolbox.references)
+    prompter = policy.prompter(ActionTable(toolbox))
 
     demonstrations = perturbed(demos["train"], prompter, options)
     jobs = [
@@ -325,7 +324,7 @@ def evaluate(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any]) -> d
     import numpy as np
 
     process, episodes = restore(planner, rows, made_with)
-    plans = [[process.actions.name(action) for action in episode.history if action != process.actions.stop] for episode in episodes]
+    plans = [[process.actions.name(action) for action in episode.applied] for episode in episodes]
     firsts = [(plan or ["stop"])[0] for plan in plans], [(plan or ["stop"])[0] for plan in rows["tools"]]
     gains = np.array([episode.total_reward for episode in episodes])
     return {
@@ -351,9 +350,7 @@ def rollout_diversity(planner: VLMPlanner, rows: Dataset, made_with: dict[str, A
 
     process, episodes = restore(planner, rows, made_with, rollouts)
     actions = process.actions
-    trajectories: list[Trajectory] = [
-        tuple((actions[i].task, actions[i].tool) for i in episode.history if i != actions.stop) for episode in episodes
-    ]
+    trajectories: list[Trajectory] = [tuple((actions[i].task, actions[i].tool) for i in episode.applied) for episode in episodes]
     told = diversity([trajectories[at : at + rollouts] for at in range(0, len(trajectories), rollouts)])
     shares = {"mean_entropy": told.mean_entropy, "well_formed": planner.well_formed}
     # through JSON and back, so that what is returned is what is written

@@ -10,6 +10,9 @@ import numpy as np
 from tool_actors.errors import IrEnvError
 from tool_actors.toolbox import Toolbox
 
+MALFORMED = -1
+"""Stands for an answer that names no action, as a language model may write one: never allowed, it runs nothing, and the step counts."""
+
 
 @dataclass(frozen=True)
 class Action:
@@ -32,11 +35,21 @@ class ActionTable(Sequence[Action]):
     """
 
     def __init__(self, toolbox: Toolbox, low_resolution_below: int = 300):
-        if len(toolbox) == 0:
+        enlarges = [tool.spec.scale > 1 for tool in toolbox]
+        self._fill([Action(tool.spec.task, tool.spec.name) for tool in toolbox], enlarges, low_resolution_below)
+
+    @classmethod
+    def from_pairs(cls, pairs: Sequence[tuple[str, str]], low_resolution_below: int = 300) -> ActionTable:
+        """The table of (task, tool) pairs, for those that only name actions: the tools themselves are not loaded."""
+        table = cls.__new__(cls)
+        table._fill([Action(*pair) for pair in pairs], [task == "super_resolve" for task, _ in pairs], low_resolution_below)
+        return table
+
+    def _fill(self, actions: list[Action], enlarges: list[bool], low_resolution_below: int) -> None:
+        if not actions:
             raise IrEnvError("the toolbox is empty: a policy needs at least one tool")
-        self._actions = [Action(tool.spec.task, tool.spec.name) for tool in toolbox]
-        self._index = {action.tool: index for index, action in enumerate(self._actions)}
-        self._enlarges = np.array([tool.spec.scale > 1 for tool in toolbox])
+        self._actions, self._enlarges = actions, np.array(enlarges)
+        self._index = {action.tool: index for index, action in enumerate(actions)}
         self.low_resolution_below = low_resolution_below
 
     @property
@@ -57,7 +70,12 @@ class ActionTable(Sequence[Action]):
         return self._index[tool]
 
     def name(self, index: int) -> str:
-        return "stop" if index == self.stop else self._actions[index].tool
+        """Of the tool; ``"stop"``, or ``"malformed"``."""
+        return {self.stop: "stop", MALFORMED: "malformed"}.get(index) or self._actions[index].tool
+
+    def allows(self, index: int, mask: np.ndarray) -> bool:
+        """Whether an action (or :data:`MALFORMED`) is allowed by a mask of :meth:`mask`."""
+        return index != MALFORMED and bool(mask[index])
 
     def mask(self, size: tuple[int, int], history: Sequence[int]) -> np.ndarray:
         """int8 (n,): 1 where an action is allowed.
@@ -66,7 +84,7 @@ class ActionTable(Sequence[Action]):
         degradations that are not there can help, so they stay allowed; stop always is.
         """
         mask = np.ones(self.n, np.int8)
-        if max(size) >= self.low_resolution_below or any(self._enlarges[index] for index in history if index != self.stop):
+        if max(size) >= self.low_resolution_below or any(self._enlarges[index] for index in history if 0 <= index < self.stop):
             mask[:-1][self._enlarges] = 0
         return mask
 

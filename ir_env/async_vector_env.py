@@ -119,9 +119,9 @@ class AsyncRestorationEnv(RestorationVectorEnv):
 
     def _step(self, env_id: int, action: int) -> Ready:
         episode = self.episodes[env_id]
-        invalid = 0 <= action < self.actions.n and not episode.mask[action]
+        mask = episode.mask
         [reward] = self.process.step([episode], [action])
-        return self._tell(env_id, reward, self.actions.name(action), invalid)
+        return self._tell(env_id, reward, self.actions.name(action), not self.actions.allows(action, mask))
 
     def _tell(self, env_id: int, reward: float, tool: str, invalid: bool) -> Ready:
         episode: Episode = self.episodes[env_id]

@@ -24,7 +24,8 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
     current image, or stops. Tools excel at their own degradation and harm images that do not have it, and their order matters.
 
     ## Action Space
-    ``Discrete(n + 1)``: index i applies ``env.unwrapped.actions[i]``, a (task, tool) pair; the last index stops.
+    ``Discrete(n + 1)``: index i applies ``env.unwrapped.actions[i]``, a (task, tool) pair; the last index stops. Language models may
+    also send ``ir_env.actions.MALFORMED`` (-1) for an answer that names no action.
 
     ## Observation Space
     ``Dict``:
@@ -39,7 +40,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
     ## Rewards
     By name: ``delta_iqa`` (default: weighted increment of the metrics), ``delta_psnr`` (dB), ``final_iqa`` (weighted metrics at the
     end); or a function of a :class:`ir_env.rewards.Transition`. A forbidden action leaves the image as it is, counts as a step and
-    is rewarded with ``invalid_reward``.
+    is rewarded with ``invalid_reward``, a malformed one with ``malformed_reward``.
 
     ## Starting State
     A sample of the dataset, drawn with the seed of ``reset``. ``options`` override it:
@@ -90,9 +91,9 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
     def step(self, action: int):
         if self.episode is None:
             raise IrEnvError("call reset() before step()")
-        tool = self.actions.name(int(action)) if 0 <= int(action) < self.actions.n else ""
-        invalid = bool(tool) and not self.episode.mask[int(action)]
+        mask = self.episode.mask
         [reward] = self.process.step([self.episode], [action])
+        tool, invalid = self.actions.name(int(action)), not self.actions.allows(int(action), mask)
         if self.render_mode == "human":
             self.render()
         return self._observation(), reward, self.episode.terminated, self.episode.truncated, self._info(tool, invalid)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ir_env.actions import ActionTable
+from ir_env.actions import MALFORMED, ActionTable
 from ir_env.datasets import Dataset, Sample, load_dataset
 from ir_env.images import check_size
 from ir_env.metrics import DEFAULT_METRICS, MetricSuite
@@ -41,7 +41,9 @@ class Episode:
     mask: np.ndarray
     """int8 (n,): which actions are allowed now."""
     history: list[int] = field(default_factory=list)
-    """Indices of the actions taken."""
+    """Indices of the actions taken, forbidden and malformed ones too."""
+    applied: list[int] = field(default_factory=list)
+    """Indices of the actions that made :attr:`states`, one less than these."""
     seconds: list[float] = field(default_factory=list)
     """Running time of the tool of each step."""
     total_reward: float = 0.0
@@ -60,7 +62,7 @@ class Episode:
 
     def fork(self) -> Episode:
         """The same episode up to here, to go on with in another way; images are shared, they are never written to."""
-        own = {name: list(getattr(self, name)) for name in ("states", "scores", "history", "seconds")}
+        own = {name: list(getattr(self, name)) for name in ("states", "scores", "history", "applied", "seconds")}
         return replace(self, **own)
 
 
@@ -76,6 +78,7 @@ class RestorationProcess:
         max_steps: an episode is truncated after this many steps.
         step_cost: subtracted from the reward of every tool call.
         invalid_reward: the reward of an action that the mask forbids; the image stays as it is and the step counts.
+        malformed_reward: the reward of :data:`ir_env.actions.MALFORMED`, which is invalid, too.
         low_resolution_below: see :class:`ir_env.actions.ActionTable`; by default the dataset's crop size, or 300 for whole photographs.
         quantize: ``"uint8"`` or ``"none"``, see DESIGN section 4.
         executor: runs the tools: ``local`` (in this process), ``pool`` or ``pool:NAME`` (a running MC-Pool), or an executor, whose toolbox
@@ -93,6 +96,7 @@ class RestorationProcess:
         max_steps: int = DEFAULT_MAX_STEPS,
         step_cost: float = 0.0,
         invalid_reward: float = -0.1,
+        malformed_reward: float = -0.2,
         low_resolution_below: int | None = None,
         quantize: Quantize = "uint8",
         executor: Executor | str = "local",
@@ -108,7 +112,8 @@ class RestorationProcess:
         self.suite = MetricSuite(metrics)
         self._signs = self.suite.signs
         self.reward = make_reward(reward, self.suite.names, reward_weights)
-        self.max_steps, self.step_cost, self.invalid_reward = max_steps, step_cost, invalid_reward
+        self.max_steps, self.step_cost = max_steps, step_cost
+        self.invalid_reward, self.malformed_reward = invalid_reward, malformed_reward
 
     # -- starting ------------------------------------------------------------------------------------------------------------------
 
@@ -151,9 +156,9 @@ class RestorationProcess:
         for episode, action in zip(episodes, actions, strict=True):
             if episode.done:
                 raise IrEnvError(f"the episode of {episode.sample} has ended; call reset()")
-            if not 0 <= action < self.actions.n:
+            if not MALFORMED <= action < self.actions.n:
                 raise IrEnvError(f"action {action} is out of range: 0 to {self.actions.n - 2} are tools, {self.actions.stop} is stop")
-        valid = [bool(episode.mask[action]) for episode, action in zip(episodes, actions, strict=True)]
+        valid = [self.actions.allows(action, episode.mask) for episode, action in zip(episodes, actions, strict=True)]
         runs = [i for i, action in enumerate(actions) if valid[i] and action != self.actions.stop]
         results = dict(zip(runs, self.executor.run([Request(episodes[i].state, self.actions[actions[i]].tool) for i in runs]), strict=True))
         moved = [i for i in runs if results[i].error is None]
@@ -169,13 +174,14 @@ class RestorationProcess:
                 episode.terminated, episode.error = True, str(results[i].error)
             if i in scores:
                 episode.states.append(results[i].state)
+                episode.applied.append(action)
                 episode.scores.append(scores[i])
                 episode.mask = self.actions.mask(episode.state.shape[:2], episode.history)
             episode.truncated = not episode.terminated and len(episode.history) >= self.max_steps
             oriented = (self._signs * vector for vector in (episode.scores[0], before, episode.scores[-1]))
             reward = self.reward(Transition(*oriented, ends=episode.done))
             if not valid[i] or episode.error:
-                reward += self.invalid_reward
+                reward += self.malformed_reward if action == MALFORMED else self.invalid_reward
             elif action != self.actions.stop:
                 reward -= self.step_cost
             episode.total_reward += reward

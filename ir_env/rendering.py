@@ -21,8 +21,7 @@ def film_strip(episode: Episode, actions: ActionTable, metrics: Sequence[str]) -
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    applied = [index for index in episode.history if index != actions.stop]
-    titles = [episode.combo or "input"] + [actions.name(index) for index in applied[: len(episode.states) - 1]]
+    titles = [episode.combo or "input", *map(actions.name, episode.applied)]
     tiles = [
         (state.as_uint8(), title, _scores(metrics, scores))
         for state, title, scores in zip(episode.states, titles, episode.scores, strict=False)
@@ -58,11 +57,12 @@ def sheet(tiles: Sequence[tuple[np.ndarray, str, str]]) -> np.ndarray:
 def transcript(episode: Episode, actions: ActionTable, metrics: Sequence[str]) -> str:
     """The episode as text: one line per state."""
     lines = [f"{episode.sample}", f"  start            {_scores(metrics, episode.scores[0])}"]
-    state = 0
+    applied = list(episode.applied)
     for index in episode.history:
-        if index != actions.stop and state + 1 < len(episode.states):
-            state += 1
-        lines.append(f"  {actions.name(index):<16} {_scores(metrics, episode.scores[min(state, len(episode.scores) - 1)])}")
+        if applied and index == applied[0]:
+            applied.pop(0)
+        state = len(episode.applied) - len(applied)
+        lines.append(f"  {actions.name(index):<16} {_scores(metrics, episode.scores[state])}")
     lines.append(f"  reward {episode.total_reward:+.3f}{', ' + episode.error if episode.error else ''}")
     return "\n".join(lines)
 

@@ -23,7 +23,8 @@ def observation_space(actions: ActionTable, size: int, max_steps: int) -> gymnas
 
 
 def observe(episode: Episode, size: int, max_steps: int) -> dict[str, np.ndarray]:
-    """What a policy sees: the picture, the actions so far (index + 1, 0 where none yet), how many, and which are allowed."""
+    """What a policy sees: the picture, the actions so far (index + 1; 0 where none yet, and for malformed ones), how many they are, and
+    which are allowed."""
     history = np.zeros(max_steps, np.int64)
     history[: len(episode.history)] = np.asarray(episode.history, np.int64) + 1
     return {

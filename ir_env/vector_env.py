@@ -81,10 +81,10 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
         live = [i for i, episode in enumerate(self.episodes) if not episode.done]
         ended = [i for i, episode in enumerate(self.episodes) if episode.done]
         tools, invalid, rewards = [""] * self.num_envs, np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
-        for i in live:
-            if 0 <= actions[i] < self.actions.n:
-                tools[i], invalid[i] = self.actions.name(int(actions[i])), not self.episodes[i].mask[actions[i]]
+        masks = [self.episodes[i].mask for i in live]
         rewards[live] = self.process.step([self.episodes[i] for i in live], [actions[i] for i in live])
+        for i, mask in zip(live, masks, strict=True):
+            tools[i], invalid[i] = self.actions.name(int(actions[i])), not self.actions.allows(int(actions[i]), mask)
         if ended and self.autoreset:
             self._counts[ended] += 1
             for i, episode in zip(ended, start_episodes(self.process, [self._generator(i) for i in ended], None), strict=True):

@@ -38,7 +38,12 @@ def find_checkpoint(path: str | Path) -> Path:
     return found[-1]
 
 
-def load_checkpoint(path: str | Path) -> ModulePlanner:
+def planner_of(module, name: str = "policy", env_config: Mapping[str, Any] | None = None) -> Planner:
+    """An RLModule as a planner: by its own method ``planner(name, env_config)`` if it has one."""
+    return module.planner(name, env_config or {}) if hasattr(module, "planner") else ModulePlanner(module, name, env_config)
+
+
+def load_checkpoint(path: str | Path) -> Planner:
     """The policy of a checkpoint, see :func:`find_checkpoint`; raises :class:`CheckpointError`."""
     from ray.rllib.core.rl_module.rl_module import RLModule
 
@@ -53,7 +58,7 @@ def load_checkpoint(path: str | Path) -> ModulePlanner:
         raise
     except Exception as error:
         raise CheckpointError(f"{checkpoint}: the policy cannot be loaded ({type(error).__name__}: {error})") from error
-    return ModulePlanner(module, f"trained policy ({checkpoint.name})", env_config)
+    return planner_of(module, f"trained policy ({checkpoint.name})", env_config)
 
 
 def _env_config(checkpoint: Path) -> dict[str, Any]:

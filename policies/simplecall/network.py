@@ -12,6 +12,8 @@ from policies.simplecall.encoders import make_encoder
 
 FORBIDDEN = -1e9
 """The logit of a masked action: finite, so that a distribution over one allowed action stays defined."""
+TRUST = 10.0
+"""Logits per unit of foreseen gain at the start: 0.1 more gain makes a tool e times as likely."""
 
 
 class SimpleCallNetwork(nn.Module):
@@ -23,6 +25,8 @@ class SimpleCallNetwork(nn.Module):
         encoder, encoder_options: see :func:`policies.simplecall.encoders.make_encoder`.
         train_encoder: let the encoder go on learning with the policy; frozen, as in SimpleCall, it learned faster and better here.
         hidden: widths of the trunk's layers.
+        tools: names of the tools behind the actions. Where the encoder foresees their gains, the logits start from these (0 for stop and
+            for tools that it does not know), scaled by a factor that is learned on.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class SimpleCallNetwork(nn.Module):
         encoder_options: Mapping | None = None,
         train_encoder: bool = False,
         hidden: Sequence[int] = (256, 256),
+        tools: Sequence[str] = (),
     ):
         super().__init__()
         self.actions, self.max_steps = actions, max_steps
@@ -43,11 +48,21 @@ class SimpleCallNetwork(nn.Module):
             layers += [nn.Linear(width, size), nn.Tanh()]
             width = size
         self.trunk = nn.Sequential(*layers)
+        self.trust = nn.Parameter(torch.tensor(TRUST))
+        self.register_buffer("foreseen", self._foreseen(tools), persistent=False)
         self.actor, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
         nn.init.normal_(self.actor.weight, std=0.01)
         nn.init.zeros_(self.actor.bias)
         nn.init.zeros_(self.critic.bias)
         self.train()
+
+    def _foreseen(self, tools: Sequence[str]) -> Tensor:
+        """Which of the encoder's features is which action's gain: float32 (features, actions) of zeros and ones."""
+        table, known = torch.zeros(self.encoder.features, self.actions), list(getattr(self.encoder, "tools", ()))
+        for action, tool in enumerate(tools):
+            if tool in known:
+                table[self.encoder.features - len(known) + known.index(tool), action] = 1.0
+        return table
 
     def train(self, mode: bool = True) -> SimpleCallNetwork:
         """A frozen encoder keeps its normalisation as it was trained, whatever the mode."""
@@ -62,7 +77,7 @@ class SimpleCallNetwork(nn.Module):
             return self.encoder(images.permute(0, 3, 1, 2).float() / 255.0)
 
     def features(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output (B, width).
+        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output and the foreseen gains (B, width + actions).
 
         Instead of ``image`` they may hold ``encoded``, what :meth:`encode` makes of it.
         """
@@ -70,12 +85,13 @@ class SimpleCallNetwork(nn.Module):
         history = F.one_hot(observation["history"].long(), self.actions + 1).flatten(1).float()
         step = observation["step"].float().reshape(-1, 1) / self.max_steps
         mask = observation["action_mask"].float()
-        return self.trunk(torch.cat([encoded, history, step, mask], dim=1))
+        return torch.cat([self.trunk(torch.cat([encoded, history, step, mask], dim=1)), encoded @ self.foreseen], dim=1)
 
     def logits(self, features: Tensor, action_mask: Tensor) -> Tensor:
         """Logits (B, actions); masked actions get :data:`FORBIDDEN`."""
-        return self.actor(features).masked_fill(action_mask == 0, FORBIDDEN)
+        trunk, foreseen = features.split([features.shape[1] - self.actions, self.actions], dim=1)
+        return (self.actor(trunk) + self.trust * foreseen).masked_fill(action_mask == 0, FORBIDDEN)
 
     def value(self, features: Tensor) -> Tensor:
         """Values (B,)."""
-        return self.critic(features).squeeze(-1)
+        return self.critic(features[:, : -self.actions]).squeeze(-1)

@@ -18,7 +18,8 @@ OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
 
 
 class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
-    """``model_config`` holds the arguments of :class:`SimpleCallNetwork` but the sizes, which the spaces give."""
+    """``model_config`` holds the arguments of :class:`SimpleCallNetwork` but the sizes, which the spaces give, and the tools, which come
+    from ``actions``: (task, tool) pairs that the reading of the experiment file fills in."""
 
     def setup(self):
         space = self.observation_space
@@ -26,6 +27,7 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
             raise IrEnvError(f"SimpleCallRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
         # RLlib adds its own default settings to the model_config; ours are these
         options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
+        options["tools"] = [tool for _, tool in self.model_config.get("actions", ())]
         self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **options)
 
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:

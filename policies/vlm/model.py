@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ir_env.actions import MALFORMED
+from policies.vlm.nano import NANO
 from policies.vlm.prompts import Messages, Prompter
 from tool_actors.errors import IrEnvError
 
-NANO = "nano"
 MAX_TOKENS = 64
 """A call takes 20 to 40 tokens of Qwen's, and ten of nano's."""
 ADAPTER = "adapter_config.json"
@@ -251,7 +252,7 @@ def vocabulary_of(prompter: Prompter) -> Iterable[str]:
     blank = np.zeros((8, 8, 3), np.uint8)
     for action in range(prompter.actions.n):
         yield prompter.answer(action)
-        for history in ((), (action,), (action, action)):
+        for history in ((), (action,), (action, MALFORMED)):
             for message in prompter.messages(blank, history):
                 yield from (part["text"] for part in message["content"] if part["type"] == "text")
 

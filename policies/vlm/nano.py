@@ -13,9 +13,11 @@ from policies.vlm.parser import CLOSE, OPEN
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
+NANO = "nano"
+"""The name that stands for such a model, untrained."""
 VIEW_SIZE = 64
 PATCH, MERGE = 8, 2
-"""Side of a patch in pixels; so many by so many patches make one visual token. A view becomes 16 visual tokens."""
+"""Side of a patch in pixels; so many by so many patches make one visual token. A view and its spectrum become 24 visual tokens."""
 VOCABULARY = 1024
 SPREAD = 0.06
 """Standard deviation of the initial weights, near 1 / sqrt(width); the usual 0.02 suits models ten times as wide, and nano learns to see
@@ -89,7 +91,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast):
     from transformers import Qwen3VLConfig
 
     token = tokenizer.convert_tokens_to_ids
-    grid = VIEW_SIZE // PATCH
+    grid = VIEW_SIZE * 3 // 2 // PATCH  # the spectrum adds half the view's width
     return Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ir_env.actions import ActionTable
 from policies.planners.base import Observation, Planner
 from policies.vlm.parser import parse
 from policies.vlm.prompts import Prompter
@@ -30,8 +31,20 @@ class PolicySettings:
     """See :class:`policies.vlm.prompts.Prompter`."""
     view_size: int | None = None
     """See :class:`policies.vlm.prompts.Prompter`."""
+    spectrum: bool = False
+    """See :class:`policies.vlm.prompts.Prompter`."""
     toolbox: str | list | None = None
     """That it was trained with; None if any will do."""
+
+    @classmethod
+    def of(cls, name: str | Path) -> PolicySettings:
+        """Those that a model by this name or in this folder is asked with: as it was trained, or as suits its size."""
+        from policies.vlm.nano import NANO, VIEW_SIZE
+
+        return cls(compact=True, view_size=VIEW_SIZE, spectrum=True) if str(name) == NANO else cls.read(name)
+
+    def prompter(self, actions: ActionTable) -> Prompter:
+        return Prompter(actions, self.compact, self.view_size, self.spectrum)
 
     def save(self, folder: str | Path) -> None:
         (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -101,7 +114,7 @@ class VLMPlanner(Planner):
         return chosen
 
     def _prompter(self, observation: Observation) -> Prompter:
-        return Prompter(observation.actions, self.settings.compact, self.settings.view_size)
+        return self.settings.prompter(observation.actions)
 
     def _decide(self, text: str, observation: Observation) -> int:
         answer = parse(text, observation.actions)

@@ -12,6 +12,7 @@ import numpy as np
 from ir_env.actions import ActionTable
 from ir_env.spaces import view
 from policies.vlm.parser import CLOSE, OPEN, STOP
+from policies.vlm.spectrum import with_spectrum
 from tool_actors.tasks import TASKS
 
 TASK_MEANING = {
@@ -55,6 +56,8 @@ class Prompter:
     """List the tools in a few words, without explanation: for small models, which learn the form from examples alone."""
     view_size: int | None = None
     """The model sees a square of so many native pixels, as :func:`ir_env.spaces.view` cuts it; None: all of the image."""
+    spectrum: bool = False
+    """Show the power spectrum beside the pixels, see :func:`policies.vlm.spectrum.with_spectrum`: for small models."""
 
     @cached_property
     def tools_of(self) -> dict[str, list[str]]:
@@ -77,14 +80,17 @@ class Prompter:
 
         Args:
             image: uint8 (H, W, 3), the current image.
-            history: indices of the actions so far.
+            history: indices of the actions so far, malformed answers among them.
         """
-        calls = [STOP if i == self.actions.stop else f"{self.actions[i].task} {self.actions[i].tool}" for i in history]
+        tools = range(self.actions.stop)
+        calls = [f"{self.actions[i].task} {self.actions[i].tool}" if i in tools else self.actions.name(i) for i in history]
         if self.compact:
             text = f"Done: {', '.join(calls)}" if calls else "Done: nothing"
         else:
             text = f"Calls so far: {', then '.join(calls) or 'none'}. Which call comes next?"
         shown = image if self.view_size is None else view(image, self.view_size)
+        if self.spectrum:
+            shown = with_spectrum(shown)
         return [
             {"role": "system", "content": [{"type": "text", "text": self.system}]},
             {"role": "user", "content": [{"type": "image", "image": shown}, {"type": "text", "text": text}]},

@@ -165,3 +165,34 @@ def test_rendering():
     vector = RestorationVectorEnv(num_envs=2, render_mode="rgb_array")
     vector.reset(seed=0)
     assert len(vector.render()) == 2
+
+
+def test_a_malformed_answer_runs_nothing_and_counts():
+    from ir_env.actions import MALFORMED
+
+    single = RestorationEnv(max_steps=3, malformed_reward=-0.3)
+    before, _ = single.reset(seed=0)
+    observation, reward, terminated, truncated, info = single.step(MALFORMED)
+    assert reward == pytest.approx(-0.3) and info["invalid"] and info["tool"] == "malformed" and not (terminated or truncated)
+    assert np.array_equal(observation["image"], before["image"]) and observation["step"] == 1 and observation["history"][0] == 0
+    assert observation["action_mask"].tolist() == before["action_mask"].tolist()
+    vector = RestorationVectorEnv(num_envs=2, max_steps=3, malformed_reward=-0.3)
+    vector.reset(seed=0)
+    _, rewards, _, _, infos = vector.step([MALFORMED, vector.actions.stop])
+    assert rewards.tolist() == pytest.approx([-0.3, 0.0]) and infos["invalid"].tolist() == [True, False]
+    assert infos["tool"].tolist() == ["malformed", "stop"]
+    with pytest.raises(IrEnvError, match="out of range"):
+        single.step(-2)
+
+
+def test_pictures_name_the_tools_that_ran():
+    env = RestorationEnv(render_mode="ansi", metrics=["psnr"], reward="delta_psnr")
+    env.reset(seed=0)
+    first, second = env.actions.index("tv.denoise"), env.actions.index("guided.derain")
+    for action in (first, -1, second):
+        env.step(action)
+    assert env.episode.applied == [first, second] and len(env.episode.states) == 3
+    lines = env.render().splitlines()
+    shown = [line.split()[0] for line in lines[1:-1]]
+    assert shown == ["start", "tv.denoise", "malformed", "guided.derain"]
+    assert lines[2].split()[1:] == lines[3].split()[1:] != lines[4].split()[1:], "a malformed answer changes no score"

@@ -8,7 +8,7 @@ from ir_env.datasets.base import fixed_samples
 from ir_env.env import RestorationEnv
 from ir_env.spaces import view
 from policies.simplecall.encoders import FrozenCLIP, SmallCNN, make_encoder
-from policies.simplecall.network import FORBIDDEN, SimpleCallNetwork
+from policies.simplecall.network import FORBIDDEN, TRUST, SimpleCallNetwork
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 
@@ -40,6 +40,31 @@ def test_masked_actions_are_never_chosen(env):
     mask[:, -1] = 1
     logits = network.logits(network.features(base), mask)
     assert (logits[:, :-1] == FORBIDDEN).all() and logits.softmax(1)[:, -1].tolist() == [1, 1, 1]
+
+
+def test_logits_begin_with_the_gains_that_the_encoder_foresees(env):
+    torch.manual_seed(0)
+    names = [action.tool for action in env.actions]
+    without, network = SimpleCallNetwork(env.actions.n, 6), SimpleCallNetwork(env.actions.n, 6, tools=names[::-1])
+    network.load_state_dict(without.state_dict())
+    base = batch(env)
+    base["action_mask"] = torch.ones_like(base["action_mask"])
+    plain, informed = (each.logits(each.features(base), base["action_mask"]) for each in (without, network))
+    gains = dict(zip(network.encoder.tools, network.encode(base["image"])[:, -len(names) :].unbind(1), strict=True))
+    expected = torch.stack([TRUST * gains[name] for name in names[::-1]] + [torch.zeros(3)], dim=1)
+    torch.testing.assert_close(informed - plain, expected)
+    assert SimpleCallNetwork(3, 6, tools=["my.denoise", "my.derain"]).foreseen.sum() == 0, "tools that it has never seen"
+
+
+def test_the_experiment_tells_the_module_its_tools():
+    from experiments.experiment_file import load_experiment
+
+    config = load_experiment("experiments/simplecall_ppo.py", ["env_config.toolbox=[tv.denoise, haze.thin]"]).config
+    assert config.rl_module_spec.model_config["actions"] == [["denoise", "tv.denoise"], ["dehaze", "haze.thin"]]
+    env = RestorationEnv(toolbox=["tv.denoise", "haze.thin"])
+    spec = config.get_rl_module_spec(spaces={"default_policy": (env.observation_space, env.action_space)}, inference_only=False)
+    network = spec.build().network
+    assert network.foreseen.sum(0).tolist() == [1, 1, 0]
 
 
 def test_a_frozen_encoder_stays_as_it_was_trained():

@@ -1,0 +1,100 @@
+"""TIR-Agent at nano scale, before its first stage: nano learns to see degradations, as a published model has learned to see.
+
+How to run
+----------
+    python -m experiments.tir_agent_pretrain --photos FOLDER --out results/nano
+    python -m experiments.tir_agent_sft --demos results/demos --model results/nano --out results/sft
+
+The vision tower learns, with two linear heads that are dropped afterwards, what the encoder of the SimpleCall-style policy learns, from
+the same examples (``experiments/pretrain_encoder.py``): which degradations are there, and what every tool would gain next. The text layers
+stay as they were drawn. ``--out`` is then the folder of a vision-language model like any other. The examples are kept in ``--work``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from experiments.pretrain_encoder import describe, evaluate, fit, make_examples
+from ir_env.actions import ActionTable
+from policies.vlm.model import VisionLanguageModel
+from policies.vlm.nano import NANO, VIEW_SIZE
+from policies.vlm.planner import PolicySettings
+from policies.vlm.spectrum import with_spectrum
+from tool_actors.tasks import DEGRADATIONS
+from tool_actors.threads import limit_threads
+from tool_actors.toolboxes import load_toolbox
+
+
+class Seeing(nn.Module):
+    """The vision tower of a Qwen3-VL with a head for degradations and one for gains, on the means of its visual tokens.
+
+    Args:
+        vlm: its tower is trained in place.
+        tools: how many gains it tells.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, tools: int):
+        super().__init__()
+        self.processor, self.tower = vlm.processor.image_processor, vlm.model.model.visual
+        vision = vlm.model.config.vision_config
+        width = vision.out_hidden_size * (1 + len(vision.deepstack_visual_indexes))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(DEGRADATIONS) + tools))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, S, S) in [0, 1] -> (B, 8 + tools): logits of the degradations, then gains of the tools in units of the reward."""
+        pixels = (images.permute(0, 2, 3, 1) * 255.0).round().to(torch.uint8).numpy()
+        inputs = self.processor(images=[with_spectrum(each) for each in pixels], return_tensors="pt")
+        output = self.tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        levels = [output.pooler_output, *output.deepstack_features]
+        pooled = [level.unflatten(0, (len(images), -1)).mean(1) for level in levels]
+        return self.head(torch.cat(pooled, dim=1)).float()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
+    parser.add_argument("--toolbox", default="default")
+    parser.add_argument("--samples", type=int, default=24_000, help="degraded crops")
+    parser.add_argument("--states", type=int, default=9_000, help="images from the middle of restorations")
+    parser.add_argument("--heldout", type=int, default=480, help="of each kind")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
+    parser.add_argument("--out", type=Path, default=Path("results/nano"))
+    options = parser.parse_args(arguments)
+
+    start = time.monotonic()
+    toolbox = load_toolbox(options.toolbox)
+    sets = {}
+    for split, samples, states, seed in (
+        ("train", options.samples, options.states, options.seed),
+        ("heldout", options.heldout, options.heldout, options.seed + 1),
+    ):
+        sets[split] = make_examples(
+            options.photos, split, VIEW_SIZE, toolbox.references, samples, states, seed, options.processes, options.work
+        )
+    limit_threads(multiprocessing.cpu_count())
+    settings = PolicySettings.of(NANO)
+    vlm = VisionLanguageModel.load(NANO, settings.prompter(ActionTable(toolbox)), seed=options.seed)
+    torch.manual_seed(options.seed)
+    network = Seeing(vlm, len(toolbox))
+    fit(network, *sets["train"], sets["heldout"], options.epochs, options.batch, options.lr, options.seed)
+    vlm.save(options.out)
+    settings.save(options.out)
+    report = evaluate(network.eval(), *sets["heldout"])
+    (options.out / "report.json").write_text(json.dumps({"held_out": report, "seconds": round(time.monotonic() - start)}, indent=2) + "\n")
+    print(f"{options.out}: {describe(report)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The vision-language policy as an RLModule of RLlib's new API stack, for GRPO."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import torch
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from ir_env.actions import MALFORMED, ActionTable
+from policies.grpo.policy import TOKEN_MASK, TokenPolicy, TrainableStateModule
+from policies.vlm.model import MAX_TOKENS, VisionLanguageModel
+from policies.vlm.parser import parse
+from policies.vlm.planner import PolicySettings, VLMPlanner
+from tool_actors.errors import IrEnvError
+
+
+class VLMRLModule(TrainableStateModule, TokenPolicy):
+    """Writes a tool call for each observation of ``ir_env/Restoration-v0``; its actions are the tokens of the answer.
+
+    What the text means goes to the environment as ``actions_for_env``; a malformed answer is :data:`ir_env.actions.MALFORMED`.
+
+    ``model_config``:
+
+    * ``model``: a name or folder, see :meth:`VisionLanguageModel.load`. Every process reads it by itself; only what is trained travels.
+    * ``actions``: (task, tool) pairs behind the indices; reading the experiment file fills them in.
+    * ``lora``: settings of a new adapter, e.g. ``{"r": 16}``; without, all of the model is trained.
+    * ``train_vision``: False keeps the vision tower as it is (default True).
+    * ``temperature`` of exploration (default 1); inference takes the most probable token.
+    * ``max_tokens``: longest answer (default 64).
+    * ``batch``: answers written at a time (default 64), which bounds the memory of sampling.
+    * ``dtype``: e.g. ``"bfloat16"``; by default float32. New adapters are float32 in any case.
+    * ``gradient_checkpointing``: less memory for a third more computation (default False).
+    * ``keep_reference``: without an adapter, keep a frozen copy as the reference policy of ``kl_coeff`` (default False).
+    """
+
+    def setup(self):
+        space, options = self.observation_space, dict(self.model_config)
+        if not isinstance(space, gymnasium.spaces.Dict) or not {"image", "history", "step"} <= set(space.spaces):
+            raise IrEnvError(f"VLMRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
+        for name in ("model", "actions"):
+            if not options.get(name):
+                raise IrEnvError(f"VLMRLModule needs model_config[{name!r}]; see its docstring")
+        actions = ActionTable.from_pairs(options["actions"])
+        if actions.n != self.action_space.n:
+            raise IrEnvError(f"model_config['actions'] names {actions.n - 1} tools, and the environment has {self.action_space.n - 1}")
+        self.settings = replace(PolicySettings.of(options["model"]), toolbox=None)
+        self.prompter = self.settings.prompter(actions)
+        dtype = getattr(torch, options["dtype"]) if options.get("dtype") else torch.float32
+        self.vlm = VisionLanguageModel.load(options["model"], self.prompter, options.get("lora"), dtype=dtype)
+        self.model = self.vlm.model
+        if not options.get("train_vision", True):
+            for name, parameter in self.model.named_parameters():
+                if ".visual." in name:
+                    parameter.requires_grad_(False)
+        if options.get("gradient_checkpointing"):
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.temperature = float(options.get("temperature", 1.0))
+        self.max_tokens, self.batch = int(options.get("max_tokens", MAX_TOKENS)), int(options.get("batch", 64))
+        # in a list: it is neither trained, nor sent, nor stored
+        self._reference = [copy.deepcopy(self.model).requires_grad_(False)] if options.get("keep_reference") else []
+
+    # -- sampling -----------------------------------------------------------------------------------------------------------------
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        return self._answer(batch[Columns.OBS], self.temperature)
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        return self._answer(batch[Columns.OBS], 0.0)
+
+    def _answer(self, observation: Mapping[str, Tensor], temperature: float) -> dict[str, Any]:
+        rows = len(observation["step"])
+        tokens = torch.full((rows, self.max_tokens), self.vlm.tokenizer.pad_token_id)
+        logprobs, mask = torch.zeros(rows, self.max_tokens), torch.zeros(rows, self.max_tokens)
+        actions = torch.empty(rows, dtype=torch.long)
+        for start in range(0, rows, self.batch):
+            part = {name: value[start : start + self.batch] for name, value in observation.items()}
+            written = self.vlm.generate(self._prompts(part), temperature, self.max_tokens)
+            place = slice(start, start + len(written.texts)), slice(0, written.tokens.shape[1])
+            tokens[place], logprobs[place], mask[place] = written.tokens.cpu(), written.logprobs.cpu(), written.mask.float().cpu()
+            answers = [parse(text, self.prompter.actions) for text in written.texts]
+            actions[place[0]] = torch.tensor([MALFORMED if answer.action is None else answer.action for answer in answers])
+        return {
+            Columns.ACTIONS: tokens,
+            Columns.ACTIONS_FOR_ENV: actions,
+            Columns.ACTION_LOGP: logprobs,
+            TOKEN_MASK: mask,
+        }
+
+    def _prompts(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        images, histories = observation["image"].cpu().numpy(), observation["history"].long().cpu().numpy() - 1
+        steps = observation["step"].reshape(-1).long().tolist()
+        chats = [
+            self.prompter.messages(image, history[:step].tolist()) for image, history, step in zip(images, histories, steps, strict=True)
+        ]
+        return self.vlm.encode(chats)
+
+    # -- scoring ------------------------------------------------------------------------------------------------------------------
+
+    def score_actions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        mask = batch[TOKEN_MASK].reshape(len(batch[TOKEN_MASK]), -1) > 0
+        width = int(mask.sum(1).max())
+        tokens = batch[Columns.ACTIONS].reshape(mask.shape).long()
+        with self._checkpointed():
+            scores = self.vlm.score(self._prompts(batch[Columns.OBS]), tokens[:, :width], mask[:, :width], self.temperature)
+        # back to the full width, in which the columns of the batch are
+        logprobs, entropies = (torch.nn.functional.pad(score, (0, mask.shape[1] - width)) for score in scores)
+        return logprobs, entropies
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        """Transformers recomputes activations in train mode alone; no policy here has dropout, so that mode changes nothing else."""
+        training = self.model.training
+        self.model.train(torch.is_grad_enabled() and self.model.is_gradient_checkpointing)
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The model without its adapter; or the copy that was kept."""
+        if hasattr(self.model, "disable_adapter"):
+            with self.model.disable_adapter():
+                yield
+        elif self._reference:
+            self.vlm.model = self._reference[0].to(self.model.device)
+            try:
+                yield
+            finally:
+                self.vlm.model = self.model
+        else:
+            raise IrEnvError("kl_coeff needs a reference policy: train an adapter (model_config['lora']), or set keep_reference=True")
+
+    # -- using --------------------------------------------------------------------------------------------------------------------
+
+    def planner(self, name: str, env_config: Mapping[str, Any]) -> VLMPlanner:
+        """The most probable answers, as a planner."""
+        planner = VLMPlanner(self.vlm, replace(self.settings, toolbox=env_config.get("toolbox")), max_tokens=self.max_tokens)
+        planner.name, planner.env_config = name, dict(env_config)
+        return planner
