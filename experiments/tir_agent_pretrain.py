@@ -51,8 +51,10 @@ class Seeing(nn.Module):
         """float32 (B, 3, S, S) in [0, 1] -> (B, 8 + tools): logits of the degradations, then gains of the tools in units of the reward."""
         pixels = (images.permute(0, 2, 3, 1) * 255.0).round().to(torch.uint8).numpy()
         inputs = self.processor(images=[with_spectrum(each) for each in pixels], return_tensors="pt")
-        output = self.tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
-        levels = [output.pooler_output, *output.deepstack_features]
+        # half precision is the slower one here: attention runs image by image
+        with torch.autocast("cpu", enabled=False):
+            output = self.tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+            levels = [output.pooler_output, *output.deepstack_features]
         pooled = [level.unflatten(0, (len(images), -1)).mean(1) for level in levels]
         return self.head(torch.cat(pooled, dim=1)).float()
 

@@ -41,9 +41,8 @@ from experiments.chunks import keep_settings, make_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from policies.vlm.edp import Demonstration, Trajectory
+    from policies.vlm.edp import Demonstration
     from policies.vlm.model import VisionLanguageModel
-    from policies.vlm.planner import VLMPlanner
     from policies.vlm.prompts import Prompter
 
 CHUNK = 64
@@ -59,6 +58,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     from datasets import disable_progress_bars
 
     from experiments.tir_agent_demos import load_demonstrations
+    from experiments.tir_agent_measure import evaluate, evaluate_demonstrator, rollout_diversity
     from ir_env.actions import ActionTable
     from policies.vlm.model import VisionLanguageModel
     from policies.vlm.planner import PolicySettings, VLMPlanner
@@ -96,15 +96,17 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     rows = demos["heldout"].select(range(min(options.heldout, len(demos["heldout"]))))
     report = {"examples": len(examples), "seconds": round(seconds), **evaluate(VLMPlanner(vlm, policy), rows, made_with)}
+    report["demonstrator"] = evaluate_demonstrator(rows, made_with)
     if options.diversity_images:
         sampled = VLMPlanner(vlm, policy, temperature=1.0, seed=options.seed)
         few = rows.select(range(min(options.diversity_images, len(rows))))
         report["diversity"] = rollout_diversity(sampled, few, made_with, options.rollouts)
     (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    teacher = report["demonstrator"]
     print(
-        f"{options.out / 'policy'}: {report['well_formed']:.1%} well-formed answers; gain {report['gain']:+.3f} per held-out image, the "
-        f"demonstrator's {report['gain_of_demonstrator']:+.3f}; {report['tools']:.2f} tools, the demonstrator's "
-        f"{report['tools_of_demonstrator']:.2f} of {report['executions_of_demonstrator']:.2f} run"
+        f"{options.out / 'policy'}: {report['well_formed']:.1%} well-formed answers; gain {report['gain']:+.3f} per held-out image with "
+        f"{report['tools']:.2f} tools, the demonstrator's {teacher['gain']:+.3f} with {teacher['tools']:.2f} tools of "
+        f"{teacher['executions']:.2f} run"
     )
     return report
 
@@ -298,63 +300,6 @@ def parse_fields(texts: Sequence[str]) -> dict[str, Any]:
 def parse_lora(text: str) -> dict[str, Any]:
     """``"r=16,lora_alpha=32"`` -> the settings of peft's ``LoraConfig``."""
     return parse_fields(text.split(","))
-
-
-# -- measuring ---------------------------------------------------------------------------------------------------------------------
-
-
-def restore(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any], rollouts: int = 1):
-    """Restore each image so many times, together; the process and the episodes, those of one image one after another."""
-    import numpy as np
-
-    from ir_env.process import PHOTO_LOW_RESOLUTION_BELOW, RestorationProcess
-    from policies.planners import run
-
-    small = made_with["crop"] or PHOTO_LOW_RESOLUTION_BELOW
-    process = RestorationProcess(None, made_with["toolbox"], metrics=made_with["metrics"], low_resolution_below=small)
-    started = [process.start_image(np.asarray(row["degraded"]), np.asarray(row["clean"]), row["sample"]) for row in rows]
-    episodes = [episode.fork() for episode in started for _ in range(rollouts)]
-    for _ in run(process, planner, episodes):
-        pass
-    return process, episodes
-
-
-def evaluate(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any]) -> dict[str, Any]:
-    """The policy beside the demonstrator on the same images."""
-    import numpy as np
-
-    process, episodes = restore(planner, rows, made_with)
-    plans = [[process.actions.name(action) for action in episode.applied] for episode in episodes]
-    firsts = [(plan or ["stop"])[0] for plan in plans], [(plan or ["stop"])[0] for plan in rows["tools"]]
-    gains = np.array([episode.total_reward for episode in episodes])
-    return {
-        "images": len(rows),
-        "well_formed": planner.well_formed,
-        "answers": dict(planner.counts),
-        "gain": float(gains.mean()),
-        "gain_error": float(gains.std() / np.sqrt(len(gains))),
-        "gain_of_demonstrator": float(np.mean(rows["gain"])),
-        "worse": float((gains < -1e-9).mean()),
-        "same_first_call": float(np.mean([ours == theirs for ours, theirs in zip(*firsts, strict=True)])),
-        "tools": float(np.mean([len(episode.states) - 1 for episode in episodes])),
-        "tools_of_demonstrator": float(np.mean([len(plan) for plan in rows["tools"]])),
-        "executions_of_demonstrator": float(np.mean(rows["executions"])),
-    }
-
-
-def rollout_diversity(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any], rollouts: int) -> dict[str, Any]:
-    """Figures 3 and 7 of the paper, on sampled rollouts."""
-    from dataclasses import asdict
-
-    from policies.vlm.diversity import diversity
-
-    process, episodes = restore(planner, rows, made_with, rollouts)
-    actions = process.actions
-    trajectories: list[Trajectory] = [tuple((actions[i].task, actions[i].tool) for i in episode.applied) for episode in episodes]
-    told = diversity([trajectories[at : at + rollouts] for at in range(0, len(trajectories), rollouts)])
-    shares = {"mean_entropy": told.mean_entropy, "well_formed": planner.well_formed}
-    # through JSON and back, so that what is returned is what is written
-    return json.loads(json.dumps({"images": len(rows), "rollouts": rollouts, **asdict(told), **shares}))
 
 
 if __name__ == "__main__":

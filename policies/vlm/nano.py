@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 NANO = "nano"
 """The name that stands for such a model, untrained."""
 VIEW_SIZE = 64
-PATCH, MERGE = 8, 2
-"""Side of a patch in pixels; so many by so many patches make one visual token. A view and its spectrum become 24 visual tokens."""
+PATCH, MERGE = 16, 2
+"""Side of a patch in pixels; so many by so many patches make one visual token. A view and its spectrum become 6 visual tokens; smaller
+patches learned more slowly, by the clock."""
 VOCABULARY = 1024
 SPREAD = 0.06
 """Standard deviation of the initial weights, near 1 / sqrt(width); the usual 0.02 suits models ten times as wide, and nano learns to see

@@ -59,7 +59,8 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
             for name, parameter in self.model.named_parameters():
                 if ".visual." in name:
                     parameter.requires_grad_(False)
-        if options.get("gradient_checkpointing"):
+        self.checkpointing = bool(options.get("gradient_checkpointing"))
+        if self.checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.temperature = float(options.get("temperature", 1.0))
         self.max_tokens, self.batch = int(options.get("max_tokens", MAX_TOKENS)), int(options.get("batch", 64))
@@ -117,7 +118,7 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
     def _checkpointed(self) -> Iterator[None]:
         """Transformers recomputes activations in train mode alone; no policy here has dropout, so that mode changes nothing else."""
         training = self.model.training
-        self.model.train(torch.is_grad_enabled() and self.model.is_gradient_checkpointing)
+        self.model.train(torch.is_grad_enabled() and self.checkpointing)
         try:
             yield
         finally:

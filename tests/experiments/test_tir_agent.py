@@ -129,7 +129,7 @@ def tuned(demos, tmp_path_factory):
 
 def test_fine_tuning_reports_what_it_reached(demos, tuned):
     folder, report = tuned
-    assert 0 <= report["well_formed"] <= 1 and report["images"] == 4 and report["gain_of_demonstrator"] > 0
+    assert 0 <= report["well_formed"] <= 1 and report["images"] == 4 and report["demonstrator"]["gain"] > 0
     assert report["diversity"]["rollouts"] == 8 and json.loads((folder / "report.json").read_text()) == report
     edp = json.loads((folder / "edp.json").read_text())
     assert edp["after"]["trajectories"] > edp["before"]["trajectories"] == 60
@@ -166,4 +166,4 @@ def test_nano_learns_the_form_and_the_task(photos, tmp_path):
     sizes = ["--batch", 16, "--steps", 250, "--heldout", 48]
     report = fine_tune(tmp_path / "demos", tmp_path / "sft", *sizes)
     assert report["well_formed"] >= 0.98
-    assert report["gain"] > 0.4 * report["gain_of_demonstrator"]
+    assert report["gain"] > 0.4 * report["demonstrator"]["gain"]

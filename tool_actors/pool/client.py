@@ -45,8 +45,8 @@ class RemoteTool(Tool):
 class MCPool:
     """Handle of a globally shared model-call pool (TIR-Agent, section 3.4): a named service that any process of the cluster may use."""
 
-    def __init__(self, name: str, dispatchers: Sequence[ray.actor.ActorHandle]):
-        self.name, self.dispatchers = name, list(dispatchers)
+    def __init__(self, name: str, dispatchers: Sequence[ray.actor.ActorHandle], kept: ray.ObjectRef | None = None):
+        self.name, self.dispatchers, self._kept = name, list(dispatchers), kept
         info = _get(self.dispatchers[0].info.remote())
         self.config: PoolConfig = info["config"]
         self.toolbox = Toolbox([RemoteTool(spec) for spec in info["specs"]], name=f"pool {name}")
@@ -67,7 +67,8 @@ class MCPool:
             config: see :class:`PoolConfig`.
             name: by which others find it.
             address: of the Ray cluster, if this process is not connected yet; by default the running one, or else a new one here.
-            detached: the pool outlives this process, until :meth:`stop`.
+            detached: the pool outlives this process, until :meth:`stop`. Give the toolbox by name or as a file then: of large tools that are
+                given as objects, Ray has no copy left to start a lost dispatcher again with.
 
         Raises:
             IrEnvError: a wrong setting; a pool of that name runs; or what kept its instances from starting.
@@ -77,6 +78,8 @@ class MCPool:
         if find(name) is not None:
             raise IrEnvError(f"a pool named {name!r} runs already: connect to it, stop it (`ir-env pool stop`), or give another name")
         remote = ray.remote(Dispatcher)
+        # Ray forgets an actor's large arguments, and cannot start it again then (ray-project/ray#53727): what a handle refers to stays
+        kept = None if detached else ray.put(config)
         dispatchers = [
             remote.options(
                 name=actor_name(name, shard),
@@ -85,12 +88,12 @@ class MCPool:
                 num_cpus=0,
                 max_restarts=-1,
                 max_concurrency=CONCURRENT_CALLS,
-            ).remote(config, shard)
+            ).remote([kept or config], shard)
             for shard in range(config.shards)
         ]
         try:
             _get([dispatcher.ready.remote() for dispatcher in dispatchers])
-            return cls(name, dispatchers)
+            return cls(name, dispatchers, kept)
         except BaseException:
             for dispatcher in dispatchers:
                 ray.kill(dispatcher)

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Scorer
 from tool_actors.pool.config import Placement, PoolConfig, uncovered
 from tool_actors.pool.instance import ToolInstance
+from tool_actors.pool.line import LOST
 from tool_actors.pool.scheduler import InstanceLost, Job, Outcome, Scheduler
 from tool_actors.toolboxes import names_of
 
@@ -65,7 +66,7 @@ class RayInstance:
             return await reference
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, IrEnvError) else error from None
-        except (RayActorError, GetTimeoutError, ray.exceptions.ObjectLostError) as error:
+        except LOST as error:
             raise InstanceLost(" ".join(str(error).split())[:200]) from error
 
     def kill(self) -> None:
@@ -92,10 +93,15 @@ class Dispatcher:
 
     A Ray actor whose methods are coroutines. If it dies, Ray starts it again; what it had cached is gone, what was under way is sent again
     by the callers.
+
+    Args:
+        given: the config, or a reference to it, in a list.
+        shard: which of the pool's dispatchers this is.
     """
 
-    def __init__(self, config: PoolConfig, shard: int):
-        self.config, self.shard = config, shard
+    def __init__(self, given: Sequence[PoolConfig | ray.ObjectRef], shard: int):
+        [self._given], self.shard = given, shard
+        self.config: PoolConfig | None = None
         self._scorers: dict[str, Scorer] = {}
         self._started: asyncio.Task | None = None
         self._specs: list = []
@@ -112,12 +118,14 @@ class Dispatcher:
 
     async def ready(self) -> None:
         """Returns when each kind of instance has one that runs."""
-        if self._started is None:
+        # what kept it from starting may be over: there was no room on the nodes that are left, and now there is
+        if self._started is None or (self._started.done() and self._started.exception()):
             self._started = asyncio.ensure_future(self._start())
         await asyncio.shield(self._started)
 
     async def _start(self) -> None:
-        config, shards = self.config, self.config.shards
+        self.config = config = await self._given if isinstance(self._given, ray.ObjectRef) else self._given
+        shards = config.shards
         self._names = names_of(config.toolbox)
         if missing := uncovered(config.placements, self._names):
             raise IrEnvError(f"no placement of the pool holds {', '.join(missing)}: add one, e.g. Placement(tools=('*',))")
@@ -152,10 +160,12 @@ class Dispatcher:
         """The next delivery: its number, and (ticket, (value, error, seconds, cached)) of all jobs that were answered since the last.
 
         Waits until there is one, for a while; ``received`` is the number of the last that reached the caller, which is given again if one
-        was lost on the way.
+        was lost on the way. Number 0 says that nothing of the caller's is known here.
         """
         await self.ready()
         mail = self._mail.setdefault(caller, _Mail())
+        if mail.number < received:
+            return 0, []  # the dispatcher that made that delivery is gone, and the caller's jobs with it
         if mail.number > received:
             return mail.number, mail.last
         with contextlib.suppress(TimeoutError):
@@ -166,6 +176,7 @@ class Dispatcher:
         mail.open -= len(mail.last)
         if not mail.open and not mail.last:
             self._mail.pop(caller, None)
+            return 0, []
         return mail.number, mail.last
 
     async def status(self) -> dict[str, Any]:

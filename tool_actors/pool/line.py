@@ -10,12 +10,14 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from tool_actors.errors import IrEnvError
 from tool_actors.pool.config import PoolConfig
 from tool_actors.pool.scheduler import PoolFailure
 
+LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
+"""What Ray raises when an actor, or an answer that is still in its node's memory, is lost."""
 PAUSE_S = 0.5
 """Between looks at whether a dispatcher that was lost is back."""
 
@@ -58,7 +60,7 @@ class Line:
                 tickets.append(self._outgoing.get())
             try:
                 ray.get(self._post(tickets))
-            except RayActorError:
+            except LOST:
                 continue  # the other thread's call fails, too, and sends everything again
             except Exception as error:
                 self._fail(own_error(error), tickets)
@@ -70,30 +72,27 @@ class Line:
         return self._dispatcher.post.remote(self._caller, jobs, scorers)
 
     def _receive(self) -> None:
-        received = 0
-        losses = 0
+        received = losses = 0
+        lost = False
         while True:
             with self._something:
                 while not self._open:
                     self._something.wait()
             try:
+                if lost:
+                    self._send_again()
                 number, answers = ray.get(self._dispatcher.collect.remote(self._caller, received))
-            except RayActorError as error:
-                losses += 1
-                received = 0
-                try:
-                    if losses < self._config.attempts and self._is_back():
-                        ray.get(self._post(list(self._open)))
-                        continue
-                except RayActorError:
-                    continue
-                self._fail(PoolFailure(f"the pool does not answer: {short(error)} Does it still run? `ir-env pool status`"))
-                losses = 0
+            except LOST as error:
+                lost, received, losses = True, 0, losses + 1
+                if losses >= self._config.attempts:
+                    self._fail(self._silence(error))
+                    losses = 0
                 continue
             except Exception as error:
                 self._fail(own_error(error))
                 continue
-            received = number
+            # number 0: the dispatcher was lost and is back, unnoticed here
+            lost, received = number == 0, number
             losses = 0 if answers else losses
             for ticket, answer in answers:
                 with self._something:
@@ -101,23 +100,29 @@ class Line:
                 if entry is not None:
                     entry[2].set_result(answer)
 
+    def _send_again(self) -> None:
+        """Everything without an answer, when the dispatcher is back; raises :class:`PoolFailure` if it does not come back in time."""
+        end = time.monotonic() + self._config.start_timeout_s
+        while True:
+            try:
+                ray.get(self._dispatcher.ready.remote())
+                break
+            except ActorDiedError:
+                raise
+            except LOST as error:
+                if time.monotonic() > end:
+                    raise self._silence(error) from None
+            time.sleep(PAUSE_S)
+        ray.get(self._post(list(self._open)))
+
+    def _silence(self, error: Exception) -> PoolFailure:
+        return PoolFailure(f"the pool does not answer: {short(error)} Does it still run? `ir-env pool status`")
+
     def _fail(self, error: BaseException, tickets: list[int] | None = None) -> None:
         with self._something:
             entries = [self._open.pop(ticket) for ticket in (list(self._open) if tickets is None else tickets) if ticket in self._open]
         for *_, future in entries:
             future.set_exception(error)
-
-    def _is_back(self) -> bool:
-        end = time.monotonic() + self._config.start_timeout_s
-        while time.monotonic() < end:
-            try:
-                ray.get(self._dispatcher.ready.remote())
-                return True
-            except ray.exceptions.ActorDiedError:
-                return False
-            except RayActorError:
-                time.sleep(PAUSE_S)
-        return False
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -1,0 +1,144 @@
+"""TIR-Agent at nano scale, whole: from photographs to the final table with one command, on two CPU cores.
+
+How to run
+----------
+    python -m experiments.tir_agent --photos FOLDER --out results/tir_agent
+    python -m experiments.tir_agent --photos FOLDER --out results/tir_agent --seeds 0,1,2       # GRPO with several seeds
+
+The stages, each a script of its own that can be run alone:
+
+1. ``experiments/tir_agent_pretrain.py``: nano learns to see (what a published model brings along).
+2. ``experiments/tir_agent_demos.py``: demonstrations by a training-free agent in 4KAgent's manner.
+3. ``experiments/tir_agent_sft.py``: supervised fine-tuning on perturbed demonstrations (EDP).
+4. ``experiments/tir_agent_nano.py``: GRPO with the multi-dimensional adaptive reward (MAR), one run per seed.
+5. The table (``table.json``): the policy after each stage beside the demonstrator, on photographs that none of them has seen.
+
+What is done is kept: the same command after an interruption goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+NANO_EXPERIMENT = Path(__file__).with_name("tir_agent_nano.py")
+DONE = "finished"
+"""Beside a run that came to its end."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    out, start = options.out, time.monotonic()
+    kept = out / "seconds.json"
+    seconds = json.loads(kept.read_text()) if kept.is_file() else {}
+
+    def stage(name: str, done: Path, command: Sequence[str]) -> None:
+        if not done.exists():
+            print(f"\n--- {name}", flush=True)
+            begun = time.monotonic()
+            subprocess.run([sys.executable, *command], check=True)
+            seconds[name] = seconds.get(name, 0) + round(time.monotonic() - begun)
+            kept.write_text(json.dumps(seconds, indent=2) + "\n")
+
+    out.mkdir(parents=True, exist_ok=True)
+    nano, demos, sft, photos = out / "nano", out / "demos", out / "sft", ["--photos", options.photos]
+    script = "experiments.tir_agent_"
+    stage("pretraining", nano / "report.json", ["-m", f"{script}pretrain", *photos, "--out", str(nano), *options.pretrain])
+    stage("demonstrations", demos / "data", ["-m", f"{script}demos", *photos, "--out", str(demos), *options.demos])
+    words = ["--demos", str(demos), "--model", str(nano), "--out", str(sft), *options.sft]
+    stage("fine-tuning", sft / "report.json", ["-m", f"{script}sft", *words])
+    policies = {"SFT": sft / "policy"}
+    for seed in map(int, options.seeds.split(",")):
+        name = f"grpo-{seed}"
+        settings = [f"model_config.model={sft}/policy", f"env_config.dataset.photos={options.photos}", *options.grpo]
+        stage(f"GRPO, seed {seed}", out / name / DONE, grpo_command(out, name, seed, settings))
+        (out / name / DONE).touch()
+        policies[f"SFT + GRPO, seed {seed}"] = out / name
+    table = compare(out / "demos", policies, options.images)
+    table["seconds"] = {**seconds, "this command": round(time.monotonic() - start)}
+    (out / "table.json").write_text(json.dumps(table, indent=2) + "\n")
+    show(table)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
+    parser.add_argument("--out", type=Path, default=Path("results/tir_agent"))
+    parser.add_argument("--seeds", default="0", help="of GRPO, separated by commas")
+    parser.add_argument("--images", type=int, default=256, help="held-out images of the table")
+    for name in ("pretrain", "demos", "sft"):
+        parser.add_argument(f"--{name}", type=str.split, default=[], help=f'more arguments of that stage, e.g. --{name} " --seed 1"')
+    parser.add_argument("--grpo", type=str.split, default=[], help='settings of GRPO, e.g. --grpo "mar=false lr=1e-4"')
+    return parser
+
+
+def grpo_command(storage: Path, name: str, seed: int, settings: Sequence[str]) -> list[str]:
+    """The arguments of ``python`` that train, or go on training, ``experiments/tir_agent_nano.py`` as ``storage/name``."""
+    command = [
+        "-m",
+        "experiments.cli.rllib",
+        "train",
+        "file",
+        str(NANO_EXPERIMENT),
+        "--name",
+        name,
+        "--storage",
+        str(storage),
+        "--samples",
+        "0",
+    ]
+    if (storage / name / "tuner.pkl").is_file():
+        return [*command, "--resume"]
+    return [*command, "--seed", str(seed), *(word for setting in settings for word in ("--set", setting))]
+
+
+def compare(demos: Path, policies: Mapping[str, Path], images: int) -> dict[str, Any]:
+    """The policies beside the demonstrator, on the first held-out demonstrations."""
+    from rich.progress import track
+
+    from experiments.tir_agent_demos import load_demonstrations
+    from experiments.tir_agent_measure import evaluate, evaluate_demonstrator, evaluate_traversal
+    from policies.loading import load_policy
+
+    splits, made_with = load_demonstrations(demos)
+    rows = splits["heldout"].select(range(min(images, len(splits["heldout"]))))
+    told = {
+        "demonstrator (sees the clean image)": evaluate_demonstrator(rows, made_with),
+        "demonstrator as deployed": evaluate_traversal(rows, made_with),
+    }
+    for name, folder in track(policies.items(), "measuring", transient=True):
+        told[name] = evaluate(load_policy(folder), rows, made_with)
+    return {"images": len(rows), "policies": told}
+
+
+def show(table: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = table["policies"]
+    metrics = list(next(iter(rows.values()))["metrics"])
+    shown = Table(title=f"{table['images']} held-out images")
+    for column in ("policy", "gain", "normalised", *metrics, "tools", "executions", "worse", "well-formed"):
+        shown.add_column(column, justify="left" if column == "policy" else "right")
+    for name, row in rows.items():
+        shown.add_row(
+            name,
+            f"{row['gain']:+.3f} ± {row['gain_error']:.3f}",
+            f"{row['normalised']:+.3f}",
+            *(f"{row['metrics'][metric]:.4g}" for metric in metrics),
+            f"{row['tools']:.2f}",
+            f"{row['executions']:.2f}",
+            f"{row['worse']:.0%}",
+            f"{row['well_formed']:.1%}" if "well_formed" in row else "",
+        )
+    Console().print(shown)
+
+
+if __name__ == "__main__":
+    main()

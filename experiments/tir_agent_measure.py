@@ -1,0 +1,120 @@
+"""What TIR-Agent's policies are measured by: held-out demonstrations, restored again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ir_env.process import PHOTO_LOW_RESOLUTION_BELOW, Episode, RestorationProcess
+from policies.planners import Planner, run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from policies.vlm.edp import Trajectory
+    from policies.vlm.planner import VLMPlanner
+
+METRICS = ("psnry", "ssim", "gmsd")
+"""Of the reward at nano scale, which are those of the tables."""
+NO_REFERENCE = ("piqe",)
+"""What the demonstrator judges by where there is no clean image: of the metrics that need no weights, the one that takes small crops."""
+BATCH = 64
+
+
+def make_process(made_with: dict[str, Any], metrics: Sequence[str] = METRICS, **options: Any) -> RestorationProcess:
+    """The decision process of demonstrations, on images that are given to it."""
+    small = made_with["crop"] or PHOTO_LOW_RESOLUTION_BELOW
+    return RestorationProcess(None, made_with["toolbox"], metrics=list(metrics), low_resolution_below=small, **options)
+
+
+def begin(process: RestorationProcess, rows: Dataset, rollouts: int = 1) -> list[Episode]:
+    """Fresh episodes on the degraded images; those of one image one after another."""
+    started = [process.start_image(np.asarray(row["degraded"]), np.asarray(row["clean"]), row["sample"]) for row in rows]
+    return [episode.fork() for episode in started for _ in range(rollouts)]
+
+
+def restore(
+    process: RestorationProcess, planner: Planner, rows: Dataset, rollouts: int = 1, progress: Callable[[], None] = lambda: None
+) -> list[Episode]:
+    """Restore each image so many times."""
+    episodes = begin(process, rows, rollouts)
+    for start in range(0, len(episodes), BATCH):
+        for _ in run(process, planner, episodes[start : start + BATCH]):
+            progress()
+    return episodes
+
+
+def replay(process: RestorationProcess, rows: Dataset, plans: Sequence[Sequence[str]]) -> list[Episode]:
+    """Run a plan, tools by name, on each image; as far as the process lets it."""
+    episodes = begin(process, rows)
+    for step in range(process.max_steps):
+        live = [(episode, plan) for episode, plan in zip(episodes, plans, strict=True) if not episode.done]
+        process.step([episode for episode, _ in live], [process.actions.index([*plan, "stop"][step]) for _, plan in live])
+    return episodes
+
+
+def summary(process: RestorationProcess, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Means over images.
+
+    ``normalised`` is the sum over the metrics, oriented so that higher is better, of what each gained in units of its standard deviation
+    over the degraded images.
+    """
+    first, last = (np.stack([episode.scores[at] for episode in episodes]) for at in (0, -1))
+    gains = np.array([episode.total_reward for episode in episodes])
+    normalised = (process.suite.signs * (last - first) / first.std(0)).sum(1)
+    return {
+        "images": len(episodes),
+        "gain": float(gains.mean()),
+        "gain_error": float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else 0.0,
+        "normalised": float(normalised.mean()),
+        "metrics": dict(zip(process.suite.names, map(float, last.mean(0)), strict=True)),
+        "worse": float((gains < -1e-9).mean()),
+        "tools": float(np.mean([len(episode.applied) for episode in episodes])),
+    }
+
+
+def evaluate(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any]) -> dict[str, Any]:
+    """A policy on held-out images, and how its answers were formed. Every tool that it calls is one execution."""
+    process = make_process(made_with)
+    told = summary(process, restore(process, planner, rows))
+    return {**told, "executions": told["tools"], "well_formed": planner.well_formed, "answers": dict(planner.counts)}
+
+
+def evaluate_demonstrator(rows: Dataset, made_with: dict[str, Any]) -> dict[str, Any]:
+    """The demonstrations themselves, judged by the clean image."""
+    process = make_process(made_with, max_steps=len(max(rows["tools"], key=len)) + 1)
+    told = summary(process, replay(process, rows, rows["tools"]))
+    return {**told, "executions": float(np.mean(rows["executions"]))}
+
+
+def evaluate_traversal(rows: Dataset, made_with: dict[str, Any]) -> dict[str, Any]:
+    """The demonstrator as it can be deployed: the degradations are perceived, and results are judged without the clean image."""
+    from policies.planners.traversal import TraversalPlanner
+    from tool_actors.tasks import TASKS
+
+    weights = {name: 0.05 for name in NO_REFERENCE}  # a fifth of what is clearly seen must be gained
+    blind = make_process(made_with, NO_REFERENCE, reward_weights=weights, max_steps=len(TASKS) + 1)
+    planner = TraversalPlanner()
+    plans = [[blind.actions.name(action) for action in episode.applied] for episode in restore(blind, planner, rows)]
+    process = make_process(made_with, max_steps=len(TASKS) + 1)
+    return {**summary(process, replay(process, rows, plans)), "executions": planner.executions / len(rows)}
+
+
+def rollout_diversity(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any], rollouts: int) -> dict[str, Any]:
+    """Figures 3 and 7 of the paper, on sampled rollouts."""
+    from dataclasses import asdict
+
+    from policies.vlm.diversity import diversity
+
+    process = make_process(made_with)
+    actions = process.actions
+    trajectories: list[Trajectory] = [
+        tuple((actions[i].task, actions[i].tool) for i in episode.applied) for episode in restore(process, planner, rows, rollouts)
+    ]
+    told = diversity([trajectories[at : at + rollouts] for at in range(0, len(trajectories), rollouts)])
+    shares = {"mean_entropy": told.mean_entropy, "well_formed": planner.well_formed}
+    # through JSON and back, so that what is returned is what is written
+    return json.loads(json.dumps({"images": len(rows), "rollouts": rollouts, **asdict(told), **shares}))
