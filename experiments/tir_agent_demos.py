@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
     parser.add_argument("--out", type=Path, default=Path("results/tir_agent_demos"))
-    parser.add_argument("--count", type=int, default=8000, help="demonstrations for training")
+    parser.add_argument("--count", type=int, default=5000, help="demonstrations for training")
     parser.add_argument("--heldout", type=int, default=256, help="demonstrations on held-out photographs")
     parser.add_argument("--combos", default="random:1:2:3", help="of degradations, see ir_env.degradations.parse_combos")
     parser.add_argument("--crop", type=int, default=64, help="side of the crops; 0 takes whole photographs")

@@ -5,13 +5,13 @@ How to run
     uv run --extra bench python -m experiments.bench.trl_grpo --out results/trl_grpo.json
     uv run --extra bench python -m experiments.bench.trl_grpo --parts loss
 
-Both sides get one untrained nano model (Qwen3-VL's architecture) and the same prompts, each with a 64 x 64 image, on one thread.
+Both sides get one untrained nano model (Qwen3-VL's architecture), the same prompts with a 64 x 64 image each, and one thread.
 
-* ``loss``: TRL's trainer tokenises the prompts, turns random rewards into advantages, scores the completions that it is handed under its
-  reference model, and computes its loss; ours does the same by :mod:`policies.grpo` and :class:`policies.vlm.model.VisionLanguageModel`.
-  The old log-probabilities are perturbed so that clipping acts. No formula of TRL's is repeated here.
-* ``speed``: whole iterations, in turns: 64 completions of at most 24 tokens in groups of 8, a reward that costs nothing, one update.
-  TRL generates with transformers; ours runs through RLlib with a local env runner.
+* ``loss``: TRL's trainer tokenises the prompts, turns rewards into advantages, scores the completions that it is handed under its reference
+  model, and computes its loss; ours does so by ``policies.grpo`` and ``VisionLanguageModel``. The policy is moved away from the reference,
+  and the old log-probabilities from the policy, so that divergence and clipping act. No formula of TRL's is repeated here.
+* ``speed``: iterations in turns, each of 64 completions of at most 24 tokens in groups of 8, a reward that costs nothing, and one update.
+  TRL generates with transformers; ours runs through RLlib with its local env runner.
 """
 
 from __future__ import annotations
@@ -37,37 +37,41 @@ from rich.table import Table
 
 from experiments.cli.common import prepare_ray
 from ir_env.actions import ActionTable
-from ir_env.spaces import observation_space
 from policies.grpo.advantages import AdvantageEstimator, AdvantageOptions
-from policies.grpo.loss import LossOptions, grpo_loss, token_weights
+from policies.grpo.loss import LossOptions, grpo_loss, mean_statistics, token_weights
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import PolicySettings
 from policies.vlm.prompts import Messages, Prompter
-from tool_actors.errors import IrEnvError
 from tool_actors.threads import limit_threads
 from tool_actors.toolboxes import load_toolbox
 
-SIDE, GROUP, TOKENS, COMPLETIONS = 64, 8, 24, 64
-REWARDS, WEIGHTS = ("psnr", "ssim", "musiq"), (1.0, 0.5, 2.0)
+SIDE, GROUP, TOKENS = 64, 8, 24
+COMPLETIONS = 64
+"""Of an iteration."""
+PHOTOS = 32
+REWARDS = {"psnr": 1.0, "ssim": 0.5, "musiq": 2.0}
+"""Names and weights of the rewards whose advantages are compared."""
 BETA = 0.1
+DRAWS = 20
+LOSS_LIMIT, ADVANTAGE_LIMIT = 1e-5, 1e-6
 
 
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default=",".join(PARTS), help="parts to run, with commas between them")
-    parser.add_argument("--rounds", type=int, default=9, help="of the speed part: iterations of each side; medians are reported")
+    parser.add_argument("--rounds", type=int, default=9, help="of the speed part: iterations of each side; their median counts")
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     options = parser.parse_args(arguments)
     parts = options.parts.split(",")
     if not set(parts) <= set(PARTS):
-        parser.error(f"--parts takes {', '.join(PARTS)}, not {options.parts}")
+        parser.error(f"--parts takes {','.join(PARTS)}, not {options.parts}")
     prepare_ray()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.simplefilter("ignore")
     try:
         import trl
     except ImportError as error:
-        raise SystemExit(f"TRL is not installed ({error}): run with `uv run --extra bench`, or `pip install 'ir-env[bench]'`") from error
+        raise SystemExit(f"TRL is not installed ({error}): run with `uv run --extra bench`") from error
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -79,39 +83,24 @@ def main(arguments: list[str] | None = None) -> dict:
         VisionLanguageModel.load("nano", prompter).save(folder)
         PolicySettings(compact=True, view_size=SIDE).save(folder)
         for part in parts:
-            report[part] = PARTS[part](Path(folder), prompter, options, console)
+            report |= PARTS[part](Path(folder), prompter, options, console)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def photos(count: int) -> np.ndarray:
-    """Noise, uint8 (count, SIDE, SIDE, 3)."""
-    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
-
-
-def example(chat: Messages) -> dict[str, Any]:
-    """A chat as a row of TRL's datasets."""
-    from PIL import Image
-
-    parts = [part for message in chat for part in message["content"]]
-    words = {message["role"]: "".join(part.get("text", "") for part in message["content"]) for message in chat}
-    [image] = [part["image"] for part in parts if part["type"] == "image"]
-    return {"prompt": [{"role": role, "content": text} for role, text in words.items()], "image": Image.fromarray(image)}
-
-
-def make_trainer(model: Any, processor: Any, rewards: Sequence[Callable], examples: list[dict], batch: int, folder: Path, **settings):
-    """TRL's trainer with what both sides share; ``settings`` are TRL's, and of the trainer itself where they are callable or a list."""
+def make_trainer(folder: Path, model: Any, processor: Any, rewards: Sequence[Callable], rows: list[dict], batch: int, **settings):
+    """TRL's trainer; the settings are TRL's."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    rest = {name: settings.pop(name) for name in ("rollout_func", "callbacks") if name in settings}
+    apart = {name: settings.pop(name) for name in ("rollout_func", "callbacks") if name in settings}
     config = GRPOConfig(
         output_dir=str(folder / "trl"),
         num_generations=GROUP,
-        per_device_train_batch_size=batch,
         max_completion_length=TOKENS,
+        per_device_train_batch_size=batch,
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
@@ -121,45 +110,265 @@ def make_trainer(model: Any, processor: Any, rewards: Sequence[Callable], exampl
         disable_tqdm=True,
         **settings,
     )
-    return GRPOTrainer(model, list(rewards), config, Dataset.from_list(examples), processing_class=processor, **rest)
+    return GRPOTrainer(model, list(rewards), config, Dataset.from_list(rows), processing_class=processor, **apart)
 
 
-# -- loss, gradients, advantages ---------------------------------------------------------------------------------------------------
+def trl_row(chat: Messages) -> dict[str, Any]:
+    """A chat as TRL's datasets hold it."""
+    from PIL import Image
+
+    [image] = [part["image"] for message in chat for part in message["content"] if part["type"] == "image"]
+    prompt = [{"role": message["role"], "content": "".join(part.get("text", "") for part in message["content"])} for message in chat]
+    return {"prompt": prompt, "image": Image.fromarray(image)}
 
 
-def compare_loss(folder: Path, prompter: Prompter, options: argparse.Namespace, console: Console) -> list[dict]:
-    """Both losses of the same completions, and both gradients of all parameters."""
-    rng, count = np.random.default_rng(1), 4 * GROUP
-    # histories of several lengths, so that prompts are padded
-    chats = [prompter.messages(photo, list(range(row))) for row, photo in enumerate(photos(count // GROUP)) for _ in range(GROUP)]
-    policy, reference = (load(folder) for _ in range(2))
-    perturb(policy)
-    words = rng.integers(max(policy.barred_tokens + policy.end_tokens) + 1, len(policy.tokenizer), (count, TOKENS))
-    case = {
-        "chats": chats,
-        "completions": [row[:length].tolist() for row, length in zip(words, [TOKENS, *rng.integers(1, TOKENS + 1, count - 1)])],
-        "rewards": rng.random((count, len(REWARDS)), np.float32),
-        "noise": torch.from_numpy(rng.normal(0, 0.3, (count, TOKENS))).float(),
-    }
-    rows = []
-    for loss_type in ("grpo", "dr_grpo"):
-        for beta in (0.0, BETA):
-            mode = "grpo" if beta else "gdpo"
-            rows.append(_compare(folder, policy, reference, case, loss_type, beta, mode))
-    # where the conventions differ: how far apart the two are then
-    rows.append(_compare(folder, policy, reference, case, "grpo", BETA, "grpo", use_bias_correction_kl=True))
-    barring = load(folder)
-    bars, barring.model = barring.barred_tokens, policy.model
-    return rows
+def noise_photos() -> np.ndarray:
+    """uint8 (PHOTOS, SIDE, SIDE, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (PHOTOS, SIDE, SIDE, 3), np.uint8)
 
 
-def load(folder: Path) -> VisionLanguageModel:
-    vlm = VisionLanguageModel.load(folder)
-    # TRL draws no image token either, but leaves its probability in the softmax of what it scores
-    vlm.barred_tokens = []
-    return vlm
+# -- loss, gradients and advantages ------------------------------------------------------------------------------------------------
 
 
-PARTS = {"loss": compare_loss}
+def compare_loss(folder: Path, prompter: Prompter, options: argparse.Namespace, console: Console) -> dict:
+    """Both losses of the same completions, both gradients of all parameters, both advantages of the same rewards."""
+    case = Case(folder, prompter)
+    losses = [case.loss(loss_type, beta) for loss_type in ("grpo", "dr_grpo") for beta in (0.0, BETA)]
+    _print(console, f"loss and gradients, wanted <= {LOSS_LIMIT:g}", losses)
+    advantages = [case.advantages(*names) for names in (("gdpo", "normalize_then_sum"), ("grpo", "sum_then_normalize"))]
+    advantages.append(case.advantages("grpo", "sum_then_normalize", divide_by_std=False))
+    _print(console, f"advantages of {DRAWS} batches of rewards in [0, 1], wanted <= {ADVANTAGE_LIMIT:g}", advantages)
+    apart = [
+        {"TRL": "weighs the divergence by the ratio", **case.loss("grpo", BETA, use_bias_correction_kl=True)},
+        {"TRL": "scores with the image tokens that it never draws", **case.loss("grpo", BETA, barred=True)},
+    ]
+    _print(console, "where the conventions differ: what TRL does, and we do not", apart)
+    return {"loss": losses, "advantages": advantages, "conventions": apart}
+
+
+class Case:
+    """What both sides are given."""
+
+    def __init__(self, folder: Path, prompter: Prompter, groups: int = 4):
+        rng, self.count = np.random.default_rng(1), groups * GROUP
+        self.folder = folder
+        self.policy, self.reference = (VisionLanguageModel.load(folder) for _ in range(2))
+        self.barred = self.policy.barred_tokens
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.policy.model.parameters():
+                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+        # histories of several lengths, so that prompts are padded
+        images = noise_photos()[:groups]
+        self.chats = [prompter.messages(image, range(steps)) for steps, image in enumerate(images) for _ in range(GROUP)]
+        words = rng.integers(max(self.barred + self.policy.end_tokens) + 1, len(self.policy.tokenizer), (self.count, TOKENS))
+        self.completions = [row[:length].tolist() for row, length in zip(words, rng.integers(1, TOKENS + 1, self.count), strict=True)]
+        self.rewards = rng.random((DRAWS, self.count, len(REWARDS)), np.float32)
+        self.noise = torch.from_numpy(rng.normal(0, 0.3, (self.count, TOKENS))).float()
+
+    def trl(self, **settings):
+        """TRL's trainer, which takes the completions and rewards of this case, and does the rest itself."""
+
+        def rewarder(name: str):
+            def reward(**columns):
+                return columns[name]
+
+            reward.__name__ = name
+            return reward
+
+        def rollouts(prompts, trainer):
+            tokens, _, _ = trainer._tokenize_prompts(prompts)
+            return {"prompt_ids": tokens, "completion_ids": self.completions, "logprobs": None}
+
+        model, rows = copy.deepcopy(self.policy.model), [trl_row(self.chats[0])]
+        settings |= {"rollout_func": rollouts, "reward_weights": list(REWARDS.values())}
+        return make_trainer(self.folder, model, self.policy.processor, map(rewarder, REWARDS), rows, self.count, **settings)
+
+    def rows(self, draw: int) -> list[dict]:
+        """TRL's rows with one draw of the rewards."""
+        return [
+            trl_row(chat) | dict(zip(REWARDS, rewards.tolist(), strict=True))
+            for chat, rewards in zip(self.chats, self.rewards[draw], strict=True)
+        ]
+
+    def loss(self, loss_type: str, beta: float, barred: bool = False, use_bias_correction_kl: bool = False) -> dict:
+        """Both sides' loss and gradients.
+
+        Args:
+            loss_type: ``grpo`` or ``dr_grpo``.
+            beta: weight of the divergence from the reference.
+            barred: leave our barred tokens out of the softmax, as in training.
+            use_bias_correction_kl: TRL's.
+        """
+        trainer = self.trl(loss_type=loss_type, beta=beta, use_bias_correction_kl=use_bias_correction_kl)
+        batch = trainer._generate_and_score_completions(self.rows(0))
+        prompts = self.policy.encode(self.chats)
+        if not (torch.equal(batch["prompt_ids"], prompts["input_ids"]) and torch.equal(batch["pixel_values"], prompts["pixel_values"])):
+            raise AssertionError("the two sides read different prompts")
+        tokens, mask = batch["completion_ids"], batch["completion_mask"]
+        self.policy.barred_tokens = self.reference.barred_tokens = self.barred if barred else []
+        with torch.no_grad():
+            reference = self.reference.logprobs(prompts, tokens, mask) if beta else None
+        logp, entropy = self.policy.score(prompts, tokens, mask)
+        batch["old_per_token_logps"] = old = logp.detach() + self.noise[:, : tokens.shape[1]]
+
+        theirs = trainer.compute_loss(trainer.model, batch)
+        theirs.backward()
+        weights = token_weights(mask, torch.arange(self.count), loss_type, TOKENS)
+        ours, sums = grpo_loss(logp, old, batch["advantages"], weights, LossOptions(kl_coeff=beta), entropy, reference)
+        self.policy.model.zero_grad()
+        ours.backward()
+        expected = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
+        gaps = [
+            float((parameter.grad - expected[name]).norm() / expected[name].norm())
+            for name, parameter in self.policy.model.named_parameters()
+        ]
+        return {
+            "loss": loss_type,
+            "beta": beta,
+            "TRL's": float(theirs),
+            "ours": float(ours),
+            "difference": abs(float(theirs) - float(ours)),
+            "gradient, worst relative": max(gaps),
+            "clipped": mean_statistics(sums)["clip_fraction"],
+        }
+
+    def advantages(self, mode: str, aggregation: str, divide_by_std: bool = True) -> dict:
+        """The largest difference of the advantages of all draws of rewards."""
+        trainer = self.trl(multi_objective_aggregation=aggregation, scale_rewards="group" if divide_by_std else "none")
+        estimator = AdvantageEstimator(AdvantageOptions(mode, weights=REWARDS, divide_by_std=divide_by_std), list(REWARDS))
+        gap = 0.0
+        for draw, rewards in enumerate(self.rewards):
+            theirs = trainer._generate_and_score_completions(self.rows(draw))["advantages"].reshape(-1, GROUP)
+            ours = estimator(rewards.reshape(-1, GROUP, len(REWARDS))).advantages
+            gap = max(gap, float(np.abs(ours - theirs.double().numpy()).max()))
+        return {"ours": mode, "divided by std": str(divide_by_std), "TRL's": aggregation, "difference": gap}
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------------------
+
+
+class PromptEnv(gymnasium.vector.VectorEnv):
+    """Shows a photograph, and rewards whatever is answered at random: episodes of one step that cost nothing."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(self, num_envs: int, actions: int):
+        from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+
+        self.num_envs, self.photos = num_envs, noise_photos()
+        self.single_observation_space = Dict(
+            image=Box(0, 255, (SIDE, SIDE, 3), np.uint8), history=MultiDiscrete([actions + 1]), step=Box(0.0, 1.0, (1,), np.float32)
+        )
+        self.single_action_space = Discrete(actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        self.shown = self.photos[[each % len(self.photos) for each in seed]]
+        return self._observation(0), {}
+
+    def step(self, actions):
+        ends = np.ones(self.num_envs, bool)
+        return self._observation(1), np.random.random(self.num_envs), ends, ~ends, {}
+
+    def _observation(self, step: int) -> dict[str, np.ndarray]:
+        zeros = np.zeros((self.num_envs, 1), np.int64)
+        return {"image": self.shown, "history": zeros, "step": (zeros + step).astype(np.float32)}
+
+
+def make_algorithm(folder: Path, prompter: Prompter):
+    """Ours."""
+    from ray import tune
+    from ray.rllib.core.rl_module import RLModuleSpec
+
+    from policies.grpo.config import GRPOConfig
+    from policies.vlm.rl_module import VLMRLModule
+
+    tune.register_env("prompts", lambda arguments: PromptEnv(**arguments))
+    pairs = [[action.task, action.tool] for action in prompter.actions]
+    model = {"model": str(folder), "actions": pairs, "max_tokens": TOKENS, "batch": COMPLETIONS}
+    config = (
+        GRPOConfig()
+        .environment("prompts", env_config={"actions": prompter.actions.n})
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=COMPLETIONS)
+        .learners(num_learners=0)
+        .training(group_size=GROUP, rewards="return", advantage="grpo", lr=1e-6, grad_clip=1.0)
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=VLMRLModule, model_config=model))
+        .debugging(seed=0, log_level="ERROR")
+    )
+    return config.build_algo()
+
+
+def compare_speed(folder: Path, prompter: Prompter, options: argparse.Namespace, console: Console) -> dict:
+    """Both sides take turns at every iteration, so that a busy moment of the machine meets both."""
+    import ray
+    from transformers import TrainerCallback
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    algorithm = make_algorithm(folder, prompter)
+    seconds: dict[str, list[dict]] = {"TRL": [], "ours": []}
+    algorithm.train()
+
+    class Turns(TrainerCallback):
+        start = None
+
+        def on_step_end(self, *arguments, **kwargs):
+            if self.start is not None:
+                total = time.perf_counter() - self.start
+                seconds["TRL"].append({"rollouts": generating.pop(), "iteration": total})
+            generating.clear()
+            start = time.perf_counter()
+            result = algorithm.train()
+            total = time.perf_counter() - start
+            seconds["ours"].append({"rollouts": result["timers"]["env_runner_sampling_timer"], "iteration": total})
+            self.start = time.perf_counter()
+
+    def reward(completions, **columns):
+        return np.random.random(len(completions)).tolist()
+
+    vlm, generating = VisionLanguageModel.load(folder), []
+    rows = [trl_row(prompter.messages(image, ())) for image in noise_photos()]
+    trainer = make_trainer(
+        folder,
+        vlm.model,
+        vlm.processor,
+        [reward],
+        rows,
+        COMPLETIONS,
+        max_steps=options.rounds + 1,
+        loss_type="grpo",
+        callbacks=[Turns()],
+        generation_kwargs={"suppress_tokens": vlm.barred_tokens},
+    )
+    prepare = trainer._prepare_inputs
+
+    def timed(batch):
+        start = time.perf_counter()
+        try:
+            return prepare(batch)
+        finally:
+            generating.append(time.perf_counter() - start)
+
+    trainer._prepare_inputs = timed
+    trainer.train()
+    print(trainer._metrics["train"]["completions/mean_length"])
+    import pprint
+
+    pprint.pprint(seconds)
+    return {}
+
+
+def _print(console: Console, title: str, rows: list[dict]) -> None:
+    table = Table(title=title)
+    for name, value in rows[0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+
+
+PARTS = {"loss": compare_loss, "speed": compare_speed}
+
 if __name__ == "__main__":
     main()

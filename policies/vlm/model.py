@@ -101,11 +101,12 @@ class VisionLanguageModel:
             from policies.vlm.nano import build_nano
 
             model, processor = build_nano(vocabulary_of(prompter), seed)
+            model = model.to(dtype)
         else:
             model, processor = _load_pretrained(str(name), dtype)
         if lora:
-            model = _add_lora(model, lora, seed)
-        return cls(model.to(device=device, dtype=dtype).eval(), processor, str(name))
+            model = add_lora(model, lora, seed)
+        return cls(model.to(device).eval(), processor, str(name))
 
     @property
     def device(self) -> torch.device:
@@ -295,7 +296,8 @@ def _hub_answers() -> bool:
     return True
 
 
-def _add_lora(model: Any, settings: Mapping[str, Any], seed: int) -> Any:
+def add_lora(model: Any, settings: Mapping[str, Any], seed: int) -> Any:
+    """The model within a new adapter of peft, in float32 whatever the model's own type: small steps would be lost in bfloat16."""
     from peft import LoraConfig, get_peft_model
 
     # with dropout, the first importance ratio of reinforcement learning would not be 1

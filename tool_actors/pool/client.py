@@ -28,6 +28,8 @@ from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import names_of
 
 CONCURRENT_CALLS = 10_000
+ARGUMENT_BYTES = 100 << 10
+"""Of an actor's argument that Ray keeps by itself."""
 REFERENCES = 512
 """Clean images whose hash a caller remembers."""
 
@@ -79,7 +81,8 @@ class MCPool:
             raise IrEnvError(f"a pool named {name!r} runs already: connect to it, stop it (`ir-env pool stop`), or give another name")
         remote = ray.remote(Dispatcher)
         # Ray forgets an actor's large arguments, and cannot start it again then (ray-project/ray#53727): what a handle refers to stays
-        kept = None if detached else ray.put(config)
+        large = len(ray.cloudpickle.dumps(config)) > ARGUMENT_BYTES
+        kept = ray.put(config) if large and not detached else None
         dispatchers = [
             remote.options(
                 name=actor_name(name, shard),

@@ -1,0 +1,201 @@
+"""TIR-Agent's table 5 at nano scale: each part left out in turn, as one Tune sweep.
+
+How to run
+----------
+    python -m experiments.tir_agent --photos FOLDER --out results/tir_agent                  # makes nano and the demonstrations
+    python -m experiments.sweeps.tir_agent_ablation --base results/tir_agent --photos FOLDER --out results/ablation
+
+Every row is a trial: supervised fine-tuning on demonstrations perturbed its way (rows that perturb alike share it), GRPO from there with its
+advantages, and the held-out images. ``--out`` then holds ``table.json``, and TensorBoard's curves of all rows. Rows that are done are kept;
+the same command goes on with the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.tir_agent import NANO_EXPERIMENT
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    edp: str | None = "both"
+    """How the demonstrations are perturbed, see :data:`EDP`; None leaves supervised fine-tuning out."""
+    grpo: dict[str, Any] | None = field(default_factory=dict)
+    """Settings of GRPO; None leaves it out."""
+
+
+EDP = {
+    "both": [],
+    "none": ["--alpha-order", "0", "--alpha-tool", "0"],
+    "tools": ["--alpha-order", "0"],
+    "order": ["--alpha-tool", "0"],
+}
+ROWS = {
+    "vanilla": Row(edp=None, grpo=None),
+    "w/o SFT": Row(edp=None),
+    "w/o RL": Row(grpo=None),
+    "w/o EDP": Row(edp="none"),
+    "w/o alpha^t": Row(edp="tools"),
+    "w/o alpha^m": Row(edp="order"),
+    "w/o MAR": Row(grpo={"mar": False}),
+    "w/o decouple": Row(grpo={"decouple": False}),
+    "w/o w": Row(grpo={"dynamic_weights": False}),
+    "TIR-Agent": Row(),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", type=Path, required=True, help="folder of experiments.tir_agent, with nano and demos")
+    parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
+    parser.add_argument("--out", type=Path, default=Path("results/tir_agent_ablation"))
+    parser.add_argument("--rows", default=",".join(ROWS), help="rows of the table, separated by commas")
+    parser.add_argument("--iterations", type=int, default=20, help="of GRPO")
+    parser.add_argument("--images", type=int, default=128, help="held-out images")
+    parser.add_argument("--sft", type=str.split, default=[], help='more arguments of the fine-tuning, e.g. --sft "--steps 300"')
+    parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="of a trial; as many run side by side as there are")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--address", default="local", help="of a Ray cluster whose machines share these folders")
+    options = parser.parse_args(arguments)
+
+    from experiments.cli.common import prepare_ray
+
+    prepare_ray()
+    import ray
+    from ray import tune
+
+    from tool_actors.errors import UnknownNameError
+
+    rows = [name.strip() for name in options.rows.split(",")]
+    for name in rows:
+        if name not in ROWS:
+            raise UnknownNameError("row", name, ROWS)
+    settings = {name: value for name, value in vars(options).items() if name not in ("rows", "address")}
+    settings |= {name: str(settings[name].resolve()) for name in ("base", "out")}
+    if settings["photos"] != "builtin":
+        settings["photos"] = str(Path(settings["photos"]).resolve())
+    ray.init(address=options.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_row, settings=settings), {"cpu": options.cpus}),
+        param_space={"row": tune.grid_search(rows)},
+        run_config=tune.RunConfig(name="trials", storage_path=settings["out"], verbose=1),
+    )
+    results = tuner.fit()
+    ray.shutdown()
+    for result in results:
+        if result.error:
+            print(
+                f"{(result.config or {}).get('row')}: failed ({str(result.error).strip().splitlines()[-1]}); the same command tries it again"
+            )
+    done = {name: json.loads(place.read_text()) for name in ROWS if (place := options.out / folder_of(name) / "result.json").is_file()}
+    (options.out / "table.json").write_text(json.dumps(done, indent=2) + "\n")
+    show(done)
+
+
+def folder_of(row: str) -> str:
+    return row.replace("w/o ", "without_").replace("^", "_").replace(" ", "_")
+
+
+def run_row(config: dict[str, str], settings: dict[str, Any]) -> None:
+    """A trial: reports GRPO's curves as they come, and the held-out table's row at the end."""
+    from filelock import FileLock
+    from ray import tune
+
+    from experiments.tir_agent_demos import load_demonstrations
+    from experiments.tir_agent_measure import evaluate, rollout_diversity
+    from policies.loading import load_policy
+    from policies.vlm.planner import VLMPlanner
+    from tool_actors.threads import limit_threads
+
+    row, base, out = ROWS[config["row"]], Path(settings["base"]), Path(settings["out"])
+    place = out / folder_of(config["row"])
+    if (place / "result.json").is_file():
+        tune.report(json.loads((place / "result.json").read_text()))
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    limit_threads(settings["cpus"])
+    policy = base / "nano"
+    if row.edp is not None:
+        sft = out / f"sft-{row.edp}"
+        with FileLock(f"{sft}.lock"):
+            if not (sft / "report.json").is_file():
+                words = ["--demos", base / "demos", "--model", base / "nano", "--out", sft, "--seed", settings["seed"]]
+                words += [*EDP[row.edp], "--diversity-images", 0, "--heldout", 8, *settings["sft"]]
+                # Ray gives its workers one thread
+                surroundings = {**os.environ, "OMP_NUM_THREADS": str(settings["cpus"])}
+                subprocess.run([sys.executable, "-m", "experiments.tir_agent_sft", *map(str, words)], check=True, env=surroundings)
+        policy = sft / "policy"
+    history = []
+    if row.grpo is not None:
+        trained = place / "policy"
+        history = train_grpo(policy, trained, row.grpo, settings, tune.report)
+        policy = trained
+    splits, made_with = load_demonstrations(base / "demos")
+    rows = splits["heldout"].select(range(min(settings["images"], len(splits["heldout"]))))
+    told = evaluate(load_policy(policy), rows, made_with)
+    sampled = VLMPlanner.load(policy, temperature=1.0, seed=settings["seed"])
+    told["diversity"] = rollout_diversity(sampled, rows.select(range(min(24, len(rows)))), made_with, 8)
+    told["history"] = history
+    (place / "result.json").write_text(json.dumps(told, indent=2) + "\n")
+    tune.report({name: value for name, value in told.items() if name != "history"})
+
+
+def train_grpo(policy: Path, out: Path, grpo: dict[str, Any], settings: dict[str, Any], report) -> list[dict[str, Any]]:
+    """GRPO from a policy's folder into another one; what was reported after each iteration."""
+    from ray.rllib.callbacks.callbacks import RLlibCallback
+
+    from experiments.experiment_file import load_experiment
+
+    changes = [f"model_config.model={policy}", f"env_config.dataset.photos={settings['photos']}", "env_config.executor=local"]
+    changes += [f"{name}={json.dumps(value)}" for name, value in grpo.items()]
+    config = load_experiment(NANO_EXPERIMENT, changes, seed=settings["seed"]).config.callbacks(RLlibCallback)
+    algorithm = config.build_algo()
+    history = []
+    try:
+        for _ in range(settings["iterations"]):
+            told = algorithm.train()["grpo"]
+            history.append({name: told[name] for name in ("reward", "weight", "format_rate", "diversity")})
+            history[-1] = json.loads(json.dumps(history[-1], default=float))
+            report(history[-1])
+        module = algorithm.get_module()
+        module.vlm.save(out)
+        module.settings.save(out)
+    finally:
+        algorithm.stop()
+    return history
+
+
+def show(rows: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    metrics = list(next(iter(rows.values()))["metrics"]) if rows else []
+    table = Table(title="held-out images")
+    for column in ("row", "gain", "normalised", *metrics, "tools", "well-formed", "distinct", "order", "tool choice"):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for name, row in rows.items():
+        diversity = row["diversity"]
+        table.add_row(
+            name,
+            f"{row['gain']:+.3f} ± {row['gain_error']:.3f}",
+            f"{row['normalised']:+.3f}",
+            *(f"{row['metrics'][metric]:.4g}" for metric in metrics),
+            f"{row['tools']:.2f}",
+            f"{row['well_formed']:.1%}",
+            *(f"{diversity[key]:.3f}" for key in ("distinct", "order", "tool")),
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
