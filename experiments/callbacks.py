@@ -25,8 +25,9 @@ class RestorationCallbacks(RLlibCallback):
     picture_every = 10
 
     def on_algorithm_init(self, *, algorithm, **kwargs):
-        # it learns while the runners wait; Ray would give it one thread
-        limit_threads(min(os.cpu_count() or 1, MAX_LEARNER_THREADS))
+        # where it learns while runners wait, it has asked for next to nothing, and Ray would give it one thread
+        asked = int(algorithm.config.num_cpus_for_main_process)
+        limit_threads(asked or min(os.cpu_count() or 1, MAX_LEARNER_THREADS))
 
     def on_environment_created(self, *, env_runner, env, env_context, **kwargs):
         if env_runner.worker_index > 0:

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in map(int, options.seeds.split(",")):
         name = f"grpo-{seed}"
         settings = [f"model_config.model={sft}/policy", f"env_config.dataset.photos={options.photos}", *options.grpo]
-        stage(f"GRPO, seed {seed}", out / name / DONE, grpo_command(out, name, seed, settings))
+        stage(f"GRPO, seed {seed}", out / name / DONE, grpo_command(out, name, seed, settings, options.iterations))
         (out / name / DONE).touch()
         policies[f"SFT + GRPO, seed {seed}"] = out / name
     table = compare(out / "demos", policies, options.images)
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
     parser.add_argument("--out", type=Path, default=Path("results/tir_agent"))
     parser.add_argument("--seeds", default="0", help="of GRPO, separated by commas")
+    parser.add_argument("--iterations", type=int, help="of GRPO, by default those of its experiment file")
     parser.add_argument("--images", type=int, default=256, help="held-out images of the table")
     for name in ("pretrain", "demos", "sft"):
         parser.add_argument(f"--{name}", type=str.split, default=[], help=f'more arguments of that stage, e.g. --{name} " --seed 1"')
@@ -78,23 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def grpo_command(storage: Path, name: str, seed: int, settings: Sequence[str]) -> list[str]:
+def grpo_command(storage: Path, name: str, seed: int, settings: Sequence[str], iterations: int | None) -> list[str]:
     """The arguments of ``python`` that train, or go on training, ``experiments/tir_agent_nano.py`` as ``storage/name``."""
-    command = [
-        "-m",
-        "experiments.cli.rllib",
-        "train",
-        "file",
-        str(NANO_EXPERIMENT),
-        "--name",
-        name,
-        "--storage",
-        str(storage),
-        "--samples",
-        "0",
-    ]
+    command = ["-m", "experiments.cli.rllib", "train", "file", str(NANO_EXPERIMENT)]
+    command += ["--name", name, "--storage", str(storage), "--samples", "0"]
     if (storage / name / "tuner.pkl").is_file():
         return [*command, "--resume"]
+    if iterations:
+        command += ["--stop", f"training_iteration={iterations}"]
     return [*command, "--seed", str(seed), *(word for setting in settings for word in ("--set", setting))]
 
 

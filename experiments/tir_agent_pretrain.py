@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count(), help="of the training; by default one per core")
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
     parser.add_argument("--out", type=Path, default=Path("results/nano"))
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         sets[split] = make_examples(
             options.photos, split, VIEW_SIZE, toolbox.references, samples, states, seed, options.processes, options.work
         )
-    limit_threads(multiprocessing.cpu_count())
+    limit_threads(options.threads)
     settings = PolicySettings.of(NANO)
     vlm = VisionLanguageModel.load(NANO, settings.prompter(ActionTable(toolbox)), seed=options.seed)
     torch.manual_seed(options.seed)

@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     disable_progress_bars()
     settings = PolicySettings.of(options.model)
-    for name, value in RECIPES["nano" if settings.compact else "paper"].items():
+    untaught = settings.compact and settings.toolbox is None
+    for name, value in RECIPES["nano" if untaught else "paper"].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     demos, made_with = load_demonstrations(options.demos)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import types
 import warnings
 
 
+@functools.cache  # the filter of warnings is the whole process's: it is touched once
 def import_basicsr():
     """``basicsr``, after putting back the one function that it looks for in the removed module."""
     name = "torchvision.transforms.functional_tensor"
-    if "basicsr" not in sys.modules and name not in sys.modules and importlib.util.find_spec(name) is None:
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
         from torchvision.transforms.functional import rgb_to_grayscale
 
         module = types.ModuleType(name)

@@ -19,10 +19,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import logging
 import os
 import tempfile
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,8 @@ SIDE, GROUP, TOKENS = 64, 8, 24
 COMPLETIONS = 64
 """Of an iteration."""
 PHOTOS = 32
+WARM_UP = 2
+"""Iterations of each side that are not counted."""
 REWARDS = {"psnr": 1.0, "ssim": 0.5, "musiq": 2.0}
 """Names and weights of the rewards whose advantages are compared."""
 BETA = 0.1
@@ -68,14 +72,14 @@ def main(arguments: list[str] | None = None) -> dict:
     prepare_ray()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.simplefilter("ignore")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         import trl
     except ImportError as error:
         raise SystemExit(f"TRL is not installed ({error}): run with `uv run --extra bench`") from error
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     limit_threads(1)
     console, report = Console(), {"trl": trl.__version__}
     with tempfile.TemporaryDirectory() as folder:
@@ -134,15 +138,16 @@ def compare_loss(folder: Path, prompter: Prompter, options: argparse.Namespace, 
     """Both losses of the same completions, both gradients of all parameters, both advantages of the same rewards."""
     case = Case(folder, prompter)
     losses = [case.loss(loss_type, beta) for loss_type in ("grpo", "dr_grpo") for beta in (0.0, BETA)]
-    _print(console, f"loss and gradients, wanted <= {LOSS_LIMIT:g}", losses)
+    _print(console, f"loss and, relative to its norm, any parameter's gradient; wanted <= {LOSS_LIMIT:g}", losses)
     advantages = [case.advantages(*names) for names in (("gdpo", "normalize_then_sum"), ("grpo", "sum_then_normalize"))]
     advantages.append(case.advantages("grpo", "sum_then_normalize", divide_by_std=False))
     _print(console, f"advantages of {DRAWS} batches of rewards in [0, 1], wanted <= {ADVANTAGE_LIMIT:g}", advantages)
-    apart = [
-        {"TRL": "weighs the divergence by the ratio", **case.loss("grpo", BETA, use_bias_correction_kl=True)},
-        {"TRL": "scores with the image tokens that it never draws", **case.loss("grpo", BETA, barred=True)},
-    ]
-    _print(console, "where the conventions differ: what TRL does, and we do not", apart)
+    apart = {
+        "weighs the divergence by the ratio": case.loss("grpo", BETA, use_bias_correction_kl=True),
+        "scores with the image tokens that it does not draw": case.loss("grpo", BETA, barred=True),
+    }
+    shown = ("difference", "gradient, worst")
+    _print(console, "conventions that differ", [{"TRL": name, **{key: row[key] for key in shown}} for name, row in apart.items()])
     return {"loss": losses, "advantages": advantages, "conventions": apart}
 
 
@@ -229,7 +234,7 @@ class Case:
             "TRL's": float(theirs),
             "ours": float(ours),
             "difference": abs(float(theirs) - float(ours)),
-            "gradient, worst relative": max(gaps),
+            "gradient, worst": max(gaps),
             "clipped": mean_statistics(sums)["clip_fraction"],
         }
 
@@ -277,6 +282,10 @@ class PromptEnv(gymnasium.vector.VectorEnv):
         return {"image": self.shown, "history": zeros, "step": (zeros + step).astype(np.float32)}
 
 
+def log_tokens(episode, metrics_logger, **kwargs) -> None:
+    metrics_logger.log_value("tokens", float(np.sum(episode.get_extra_model_outputs("token_mask"))), window=COMPLETIONS)
+
+
 def make_algorithm(folder: Path, prompter: Prompter):
     """Ours."""
     from ray import tune
@@ -295,7 +304,8 @@ def make_algorithm(folder: Path, prompter: Prompter):
         .learners(num_learners=0)
         .training(group_size=GROUP, rewards="return", advantage="grpo", lr=1e-6, grad_clip=1.0)
         .rl_module(rl_module_spec=RLModuleSpec(module_class=VLMRLModule, model_config=model))
-        .debugging(seed=0, log_level="ERROR")
+        .callbacks(on_episode_end=log_tokens)
+        .debugging(seed=0)
     )
     return config.build_algo()
 
@@ -303,60 +313,93 @@ def make_algorithm(folder: Path, prompter: Prompter):
 def compare_speed(folder: Path, prompter: Prompter, options: argparse.Namespace, console: Console) -> dict:
     """Both sides take turns at every iteration, so that a busy moment of the machine meets both."""
     import ray
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
 
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     algorithm = make_algorithm(folder, prompter)
-    seconds: dict[str, list[dict]] = {"TRL": [], "ours": []}
-    algorithm.train()
+    theirs, ours = Stopwatch(), Stopwatch()
+    algorithm._sample_rounds = ours.of("rollouts", algorithm._sample_rounds)
+    train = ours.of("iteration", algorithm.train)
+    results = []
 
     class Turns(TrainerCallback):
-        start = None
+        def on_train_begin(self, *arguments, **kwargs):
+            theirs.start("iteration")
 
         def on_step_end(self, *arguments, **kwargs):
-            if self.start is not None:
-                total = time.perf_counter() - self.start
-                seconds["TRL"].append({"rollouts": generating.pop(), "iteration": total})
-            generating.clear()
-            start = time.perf_counter()
-            result = algorithm.train()
-            total = time.perf_counter() - start
-            seconds["ours"].append({"rollouts": result["timers"]["env_runner_sampling_timer"], "iteration": total})
-            self.start = time.perf_counter()
+            theirs.stop("iteration")
+            results.append(train())
+            theirs.start("iteration")
 
     def reward(completions, **columns):
         return np.random.random(len(completions)).tolist()
 
-    vlm, generating = VisionLanguageModel.load(folder), []
-    rows = [trl_row(prompter.messages(image, ())) for image in noise_photos()]
+    vlm = VisionLanguageModel.load(folder)
     trainer = make_trainer(
         folder,
         vlm.model,
         vlm.processor,
         [reward],
-        rows,
+        [trl_row(prompter.messages(image, ())) for image in noise_photos()],
         COMPLETIONS,
-        max_steps=options.rounds + 1,
+        max_steps=options.rounds + WARM_UP,
         loss_type="grpo",
-        callbacks=[Turns()],
+        # as ours: nothing that stands for an image
         generation_kwargs={"suppress_tokens": vlm.barred_tokens},
+        callbacks=[Turns()],
     )
-    prepare = trainer._prepare_inputs
+    trainer.remove_callback(PrinterCallback)
+    trainer._prepare_inputs = theirs.of("rollouts", trainer._prepare_inputs)
+    try:
+        trainer.train()
+    finally:
+        algorithm.stop()
+        ray.shutdown()
+    rows = [
+        {"side": "TRL", **theirs.row(), "tokens": trainer.state.log_history[-1]["completions/mean_length"]},
+        {"side": "ours", **ours.row(), "tokens": float(np.mean([result["env_runners"]["tokens"] for result in results]))},
+    ]
+    _print(console, f"iterations of {COMPLETIONS} completions and an update, medians of {options.rounds}", rows)
+    ratios = {clock: rows[0][clock] / rows[1][clock] for clock in ("seconds", "CPU seconds")}
+    console.print("TRL's time over ours: " + ", ".join(f"{ratio:.2f} in {clock}" for clock, ratio in ratios.items()))
+    return {"speed": rows, "ratio": ratios}
 
-    def timed(batch):
-        start = time.perf_counter()
-        try:
-            return prepare(batch)
-        finally:
-            generating.append(time.perf_counter() - start)
 
-    trainer._prepare_inputs = timed
-    trainer.train()
-    print(trainer._metrics["train"]["completions/mean_length"])
-    import pprint
+class Stopwatch:
+    """Wall-clock and CPU seconds of what one side does."""
 
-    pprint.pprint(seconds)
-    return {}
+    def __init__(self):
+        self._started: dict[str, np.ndarray] = {}
+        self._taken: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def start(self, part: str) -> None:
+        self._started[part] = np.array([time.perf_counter(), time.process_time()])
+
+    def stop(self, part: str) -> None:
+        self._taken[part].append(np.array([time.perf_counter(), time.process_time()]) - self._started[part])
+
+    def of(self, part: str, function: Callable) -> Callable:
+        """The function, timed."""
+
+        def timed(*arguments, **kwargs):
+            self.start(part)
+            result = function(*arguments, **kwargs)
+            self.stop(part)
+            return result
+
+        return timed
+
+    def row(self) -> dict[str, float]:
+        rollouts, iteration = (np.array(self._taken[part])[WARM_UP:] for part in ("rollouts", "iteration"))
+        seconds, cpu = np.median(iteration, axis=0)
+        return {
+            "rollouts / s": float(COMPLETIONS / seconds),
+            "updates / s": float(1 / seconds),
+            "seconds": float(seconds),
+            "of them sampling": float(np.median(rollouts[:, 0])),
+            "CPU seconds": float(cpu),
+        }
 
 
 def _print(console: Console, title: str, rows: list[dict]) -> None:

@@ -5,9 +5,9 @@ How to run
     python -m experiments.tir_agent --photos FOLDER --out results/tir_agent                  # makes nano and the demonstrations
     python -m experiments.sweeps.tir_agent_ablation --base results/tir_agent --photos FOLDER --out results/ablation
 
-Every row is a trial: supervised fine-tuning on demonstrations perturbed its way (rows that perturb alike share it), GRPO from there with its
-advantages, and the held-out images. ``--out`` then holds ``table.json``, and TensorBoard's curves of all rows. Rows that are done are kept;
-the same command goes on with the others.
+Every row is a trial: supervised fine-tuning on demonstrations perturbed its way (rows that perturb alike share it), GRPO from there with
+its advantages, and the held-out images. ``--out`` then holds ``table.json``, and TensorBoard's curves of all rows. Rows that are done are
+kept; the same command goes on with the others.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=20, help="of GRPO")
     parser.add_argument("--images", type=int, default=128, help="held-out images")
     parser.add_argument("--sft", type=str.split, default=[], help='more arguments of the fine-tuning, e.g. --sft "--steps 300"')
+    parser.add_argument("--grpo", type=str.split, default=[], help='settings of GRPO for all rows, e.g. --grpo "lr=1e-4"')
     parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="of a trial; as many run side by side as there are")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--address", default="local", help="of a Ray cluster whose machines share these folders")
@@ -94,9 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     ray.shutdown()
     for result in results:
         if result.error:
-            print(
-                f"{(result.config or {}).get('row')}: failed ({str(result.error).strip().splitlines()[-1]}); the same command tries it again"
-            )
+            cause = str(result.error).strip().splitlines()[-1]
+            print(f"{(result.config or {}).get('row')}: failed ({cause}); the same command tries it again")
     done = {name: json.loads(place.read_text()) for name in ROWS if (place := options.out / folder_of(name) / "result.json").is_file()}
     (options.out / "table.json").write_text(json.dumps(done, indent=2) + "\n")
     show(done)
@@ -157,7 +157,7 @@ def train_grpo(policy: Path, out: Path, grpo: dict[str, Any], settings: dict[str
     from experiments.experiment_file import load_experiment
 
     changes = [f"model_config.model={policy}", f"env_config.dataset.photos={settings['photos']}", "env_config.executor=local"]
-    changes += [f"{name}={json.dumps(value)}" for name, value in grpo.items()]
+    changes += [*settings["grpo"], *(f"{name}={json.dumps(value)}" for name, value in grpo.items())]
     config = load_experiment(NANO_EXPERIMENT, changes, seed=settings["seed"]).config.callbacks(RLlibCallback)
     algorithm = config.build_algo()
     history = []

@@ -96,7 +96,8 @@ def grpo_loss(
         raise IrEnvError("kl_coeff needs the reference policy's log-probabilities")
     if entropy is not None:
         entropy = _where(chosen, entropy)
-        objective = objective + options.entropy_coeff * entropy
+        if options.entropy_coeff:  # otherwise a gradient of zeros would go back through the whole vocabulary
+            objective = objective + options.entropy_coeff * entropy
         sums["entropy"] = entropy.sum()
     elif options.entropy_coeff:
         raise IrEnvError("entropy_coeff needs the entropies of the policy's distributions")

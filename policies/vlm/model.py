@@ -57,6 +57,9 @@ class VisionLanguageModel:
     def __init__(self, model: Any, processor: Any, name: str):
         self.model, self.processor, self.name = model, processor, name
         self.tokenizer = processor.tokenizer
+        for module in model.modules():
+            if type(module) is torch.nn.Conv3d and module.stride == module.kernel_size:
+                module.__class__ = _PatchProjection
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if not (getattr(processor, "chat_template", None) or self.tokenizer.chat_template):
@@ -244,6 +247,15 @@ class VisionLanguageModel:
         """Write the model (or its adapter alone) and the processor, as transformers (or peft) read them; weights as safetensors."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+class _PatchProjection(torch.nn.Conv3d):
+    """A convolution whose kernel covers the patch, as the matrix product that it is: as a convolution it took 40 % of the vision's time."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        if patches.shape[2:] != self.kernel_size or any(self.padding):
+            return super().forward(patches)
+        return torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
 
 
 def vocabulary_of(prompter: Prompter) -> Iterable[str]:

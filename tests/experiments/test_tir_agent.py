@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments import tir_agent_demos, tir_agent_sft
+from experiments import tir_agent, tir_agent_demos, tir_agent_qwen3vl_8b, tir_agent_sft
 from experiments.tir_agent_demos import load_demonstrations
 from experiments.tir_agent_sft import Collator, replay
 from ir_env.actions import ActionTable
 from ir_env.images import save_image
+from policies.vlm.memory import Sizes, on_meta, training_bytes
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import VLMPlanner
 from policies.vlm.prompts import Prompter
@@ -157,6 +160,65 @@ def test_an_adapter_is_trained_on_a_folder(demos, tuned, tmp_path):
     assert (tmp_path / "lora" / "policy" / "adapter_model.safetensors").is_file()
     settings = json.loads((tmp_path / "lora" / "settings.json").read_text())
     assert (settings["lr"], settings["epochs"], settings["accumulation"]) == (1e-5, 3, 4), "the paper's, for what is trained already"
+
+
+@pytest.mark.timeout(900)
+def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
+    toolbox, out = tmp_path / "mine.yaml", tmp_path / "run"
+    toolbox.write_text(json.dumps(TOOLS))
+    tune = "--steps 2 --batch 4 --save-steps 2 --heldout 2 --diversity-images 0 --threads 1 --processes 1"
+    rollouts = f"num_envs_per_env_runner=8 num_cpus_for_main_process=1 env_config.toolbox={toolbox} env_config.dataset.combos=noise"
+    stages = {
+        "pretrain": f"--samples 16 --states 6 --heldout 6 --epochs 1 --batch 8 --processes 1 --toolbox {toolbox} --work {tmp_path}/work",
+        "demos": f"--count 8 --heldout 4 --combos noise,haze --processes 1 --toolbox {toolbox}",
+        "sft": tune,
+        "grpo": rollouts,
+    }
+    command = ["--photos", str(photos), "--out", str(out), "--iterations", "1", "--images", "4"]
+    for name, words in stages.items():
+        command += [f"--{name}", words]
+    tir_agent.main(command)
+    table = json.loads((out / "table.json").read_text())
+    assert list(table["policies"])[2:] == ["SFT", "SFT + GRPO, seed 0"] and table["images"] == 4
+    oracle, _, *ours = table["policies"].values()
+    assert oracle["executions"] >= oracle["tools"] and oracle["gain"] > 0 and set(oracle["metrics"]) == {"psnry", "ssim", "gmsd"}
+    assert all(row["executions"] == row["tools"] <= 6 and 0 <= row["well_formed"] <= 1 for row in ours)
+    made = (out / "sft/report.json").stat().st_mtime
+    tir_agent.main(command)
+    assert (out / "sft/report.json").stat().st_mtime == made, "what is done is not done again"
+
+    words = ["--base", out, "--photos", photos, "--out", tmp_path / "ablation", "--rows", "vanilla,w/o alpha^t", "--iterations", 1]
+    words += ["--images", 2, "--sft", tune, "--grpo", rollouts, "--cpus", 1]
+    module = [sys.executable, "-m", "experiments.sweeps.tir_agent_ablation"]
+    subprocess.run([*module, *map(str, words)], check=True, timeout=300)
+    rows = json.loads((tmp_path / "ablation/table.json").read_text())
+    assert list(rows) == ["vanilla", "w/o alpha^t"] and rows["vanilla"]["well_formed"] == 0
+    assert len(rows["w/o alpha^t"]["history"]) == 1 and not rows["vanilla"]["history"]
+    assert json.loads((tmp_path / "ablation/sft-tools/settings.json").read_text())["alpha_order"] == 0
+
+
+def test_the_large_experiment_stands_beside_the_paper(capsys):
+    tir_agent_qwen3vl_8b.main()
+    told = capsys.readouterr().out
+    assert "8.77 billion parameters" in told and "5e-06" in told
+    large = tir_agent_qwen3vl_8b
+    assert large.config.group_size == 8 and large.SAMPLERS * large.GROUPS_PER_SAMPLER >= 64 and large.config.advantage == "mar"
+    assert set(large.DEVIATIONS) <= set(large.PAPER)
+    for name, (paper, here) in large.PAPER.items():
+        assert str(here()) == str(paper) or name in large.DEVIATIONS or here() == paper, name
+
+
+def test_memory_is_counted_as_it_is_used():
+    vlm = VisionLanguageModel.load("nano", Prompter(ActionTable(load_toolbox(TOOLS)), compact=True, view_size=64))
+    sizes = Sizes.of(vlm.model)
+    assert sizes.parameters == sizes.trained == sum(p.numel() for p in vlm.model.parameters())
+    assert Sizes.of(on_meta(vlm.model.config.to_dict())).parameters == sizes.parameters
+    prompts = vlm.encode([[{"role": "user", "content": [{"type": "text", "text": "Done: nothing"}]}]])
+    cache = vlm.model(**prompts, use_cache=True).past_key_values
+    cached = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert cached == sizes.cached * prompts["input_ids"].numel()
+    one, eight = (training_bytes(sizes, 1, 100, 10, shards) for shards in (1, 8))
+    assert one["trained weights, gradients, optimiser"] == 16 * sizes.parameters == 8 * eight["trained weights, gradients, optimiser"]
 
 
 @pytest.mark.slow

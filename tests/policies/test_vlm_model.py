@@ -8,6 +8,7 @@ from ir_env.actions import ActionTable
 from policies.vlm.model import ModelError, VisionLanguageModel, vocabulary_of
 from policies.vlm.nano import train_tokenizer
 from policies.vlm.prompts import Prompter
+from policies.vlm.spectrum import with_spectrum
 from tool_actors.toolboxes import load_toolbox
 
 TOOLS = ["tv.denoise", "nlm.strong", "dcp.strong", "gamma.brighten"]
@@ -43,6 +44,23 @@ def test_the_image_reaches_the_model(vlm, prompter, crop):
     told = vlm.logprobs(vlm.encode([prompter.messages(image, ()) for image in (crop, changed, crop)]), tokens, mask)
     moved = (told[0] - told[1]).abs()
     assert moved.max() > 1e-5 and torch.equal(told[0], told[2]), "one pixel moves the logits, and nothing else does"
+
+
+def test_patches_are_projected_as_the_convolution_would(vlm):
+    projection = vlm.model.model.visual.patch_embed.proj
+    patches = torch.randn(7, 3, *projection.kernel_size)
+    torch.testing.assert_close(projection(patches), torch.nn.Conv3d.forward(projection, patches), atol=1e-5, rtol=1e-5)
+    wider = torch.randn(2, 3, 4, *projection.kernel_size[1:])
+    assert projection(wider).shape[2] == 2, "what is more than one patch is still a convolution"
+
+
+def test_the_spectrum_stands_beside_the_pixels():
+    rows, columns = np.mgrid[:64, :64]
+    waves = np.repeat((127.5 + 4 * np.cos(2 * np.pi * (columns * 8 + rows * 4) / 64)).astype(np.uint8)[:, :, None], 3, axis=2)
+    shown = with_spectrum(waves)
+    assert shown.shape == (64, 96, 3) and shown.dtype == np.uint8 and (shown[:, :64] == waves).all()
+    row, column = np.unravel_index(shown[:, 64:, 0].argmax(), (64, 32))
+    assert (row, column) == (32 + 4, 8), "a wave is one bright point at its frequencies"
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0, 0.0])

@@ -4,15 +4,34 @@ The nodes are raylets on this machine. Ray connects a process to one cluster onl
 run as a script.
 """
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
+
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.exceptions import ActorUnavailableError, ObjectLostError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from experiments.bench.pool_tools import Counted, executions
+from tool_actors.executor import ImageState, LocalExecutor, Request
+from tool_actors.pool import MCPool, PoolConfig, PoolFailure
+from tool_actors.pool.dispatcher import Dispatcher
+from tool_actors.pool.line import Line
+from tool_actors.threads import limit_threads
+from tool_actors.toolbox import Toolbox
+from tool_actors.toolboxes import load_toolbox
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 TOOLS = ["noise.gaussian25", "jpeg.quality15", "gamma.brighten"]
@@ -38,20 +57,96 @@ def test_a_lost_node_loses_no_request_and_is_used_again_when_it_is_back():
     assert 2 <= figures["most_executions"] <= 3
 
 
+class Scripted:
+    """A dispatcher whose deliveries are a list: what :meth:`collect` returns or raises, one after the other."""
+
+    def __init__(self, deliveries, ready=None):
+        self.deliveries, self.failure, self.posted = list(deliveries), ready, []
+
+    def __getattr__(self, method):
+        return SimpleNamespace(remote=lambda *arguments: partial(getattr(self, f"on_{method}"), *arguments))
+
+    def on_ready(self):
+        if self.failure is not None:
+            raise self.failure
+
+    def on_post(self, caller, jobs, scorers):
+        self.posted.append([ticket for ticket, *_ in jobs])
+
+    def on_collect(self, caller, received):
+        while not self.posted:
+            time.sleep(0.001)
+        delivery = self.deliveries.pop(0)
+        if isinstance(delivery, Exception):
+            raise delivery
+        return delivery
+
+
+def send(monkeypatch, dispatcher) -> Future:
+    """The answer to a job on a line to a scripted dispatcher."""
+    monkeypatch.setattr("ray.get", lambda call: call())
+    monkeypatch.setattr("tool_actors.pool.line.PAUSE_S", 0.001)
+    return Line(dispatcher, "caller", PoolConfig(start_timeout_s=0.1)).send(("tool", (), None, 0))
+
+
+ANSWER = (1, [(1, ("answer", None, 0.0, False))])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [ActorUnavailableError("its node is lost", b"0" * 16), ObjectLostError("0" * 56, None, ""), (0, [])],
+    ids=["lost", "lost with an answer in its memory", "back before anybody noticed"],
+)
+def test_what_a_lost_dispatcher_was_sent_is_sent_again(monkeypatch, loss):
+    dispatcher = Scripted([loss, loss, ANSWER])
+    assert send(monkeypatch, dispatcher).result(5)[0] == "answer"
+    assert dispatcher.posted == [[1], [1], [1]]
+
+
+def test_a_dispatcher_that_does_not_come_back_or_cannot_start_is_named(monkeypatch):
+    loss = ActorUnavailableError("its node is lost", b"0" * 16)
+    for deliveries, ready, message in (
+        ([loss] * 3, None, "does not answer"),
+        ([loss], loss, "does not answer"),
+        ([loss], PoolFailure("no room"), "no room"),
+    ):
+        with pytest.raises(PoolFailure, match=message):
+            send(monkeypatch, Scripted(deliveries, ready)).result(5)
+
+
+def test_a_dispatcher_that_had_no_room_starts_when_there_is_and_grows_with_the_cluster(monkeypatch):
+    class Instance:
+        pid, specs = 0, []
+
+        async def ready(self):
+            if room == 0:
+                raise PoolFailure("no room")
+
+        def kill(self): ...
+
+    async def main():
+        nonlocal room
+        dispatcher = Dispatcher([PoolConfig(toolbox=["tv.denoise"])], 0)
+        with pytest.raises(PoolFailure, match="no room"):
+            await dispatcher.ready()
+        room = 1
+        await dispatcher.ready()
+        assert dispatcher._scheduler.bounds == [(1, 1)]
+        room = 3
+        await asyncio.sleep(0.1)
+        assert dispatcher._scheduler.bounds == [(1, 3)]
+        await dispatcher.stop()
+
+    room = 0
+    monkeypatch.setattr("tool_actors.pool.dispatcher.ROOM_S", 0.01)
+    monkeypatch.setattr("tool_actors.pool.dispatcher._room", lambda placement: room)
+    monkeypatch.setattr(Dispatcher, "_launch", lambda self, placement: Instance())
+    asyncio.run(main())
+
+
 def scenario(folder: Path) -> dict:
     """Two nodes, one instance on each. One node is lost in the middle of a stream of requests, with the dispatcher; it comes back, and is
     lost again, without the dispatcher."""
-    import numpy as np
-    import ray
-    from ray.cluster_utils import Cluster
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from experiments.bench.pool_tools import Counted, executions
-    from tool_actors.executor import ImageState, LocalExecutor, Request
-    from tool_actors.pool import MCPool
-    from tool_actors.threads import limit_threads
-    from tool_actors.toolbox import Toolbox
-    from tool_actors.toolboxes import load_toolbox
 
     class Slow(Counted):
         """So slow that a stream is under way for some seconds."""
@@ -105,14 +200,18 @@ def scenario(folder: Path) -> dict:
     limit_threads(1)
     tools = load_toolbox(TOOLS)
     local, caller = LocalExecutor(tools, cache_bytes=0), ThreadPoolExecutor(1)
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    # a lost node is found out after 5 s, not 15
+    head = {**NODE, "include_dashboard": False, "_system_config": {"health_check_period_ms": 1000}}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     say("the head runs")
     worker = cluster.add_node(**NODE)
     settings = {"toolbox": Toolbox([Slow(tool, folder) for tool in tools]), "placements": [{"replicas": 2, "num_cpus": 1}], "max_batch": 4}
-    # Ray starts an actor that needs no CPU on any node; here it shall be the one that will be lost
+    # Ray starts an actor that needs nothing on any node; one that needs a byte goes where it is told, here to the node that will be lost
     there = NodeAffinitySchedulingStrategy(worker.node_id, soft=True)
-    with patch("ray.remote", ray.remote(scheduling_strategy=there)):
+    place = ray.remote(num_cpus=0, memory=1, scheduling_strategy=there)(lambda: ray.get_runtime_context().get_node_id())
+    wait_until(lambda: ray.get(place.remote()) == worker.node_id, "the other node is known")
+    with patch("ray.remote", ray.remote(memory=1, scheduling_strategy=there)):
         pool = MCPool.start(settings, "nodes")
     say("the pool runs")
     executor = pool.executor()

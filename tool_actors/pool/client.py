@@ -69,8 +69,8 @@ class MCPool:
             config: see :class:`PoolConfig`.
             name: by which others find it.
             address: of the Ray cluster, if this process is not connected yet; by default the running one, or else a new one here.
-            detached: the pool outlives this process, until :meth:`stop`. Give the toolbox by name or as a file then: of large tools that are
-                given as objects, Ray has no copy left to start a lost dispatcher again with.
+            detached: the pool outlives this process, until :meth:`stop`. Name its toolbox then, or its file: of large tools that are given
+                as objects, Ray has no copy left to start a lost dispatcher again with.
 
         Raises:
             IrEnvError: a wrong setting; a pool of that name runs; or what kept its instances from starting.

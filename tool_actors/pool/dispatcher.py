@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Scorer
@@ -26,6 +26,8 @@ SCORE = "score:"
 """Services of this prefix are metric suites, all others tools."""
 COLLECT_S = 20.0
 """A caller that waits for answers asks again after so long."""
+ROOM_S = 5.0
+"""How often the number of ``auto`` instances that the cluster has room for is looked up: nodes come and go."""
 
 
 def actor_name(pool: str, shard: int) -> str:
@@ -104,6 +106,7 @@ class Dispatcher:
         self.config: PoolConfig | None = None
         self._scorers: dict[str, Scorer] = {}
         self._started: asyncio.Task | None = None
+        self._following: asyncio.Task | None = None
         self._specs: list = []
         self._names: list[str] = []
         self._mail: dict[str, _Mail] = {}
@@ -125,20 +128,30 @@ class Dispatcher:
 
     async def _start(self) -> None:
         self.config = config = await self._given if isinstance(self._given, ray.ObjectRef) else self._given
-        shards = config.shards
         self._names = names_of(config.toolbox)
         if missing := uncovered(config.placements, self._names):
             raise IrEnvError(f"no placement of the pool holds {', '.join(missing)}: add one, e.g. Placement(tools=('*',))")
-        bounds = []
-        for placement in config.placements:
+        own = replace(config, cache_bytes=config.cache_bytes // config.shards)
+        self._scheduler = Scheduler(own, self._bounds(), self._serves, self._launch)
+        await self._scheduler.start()
+        self._following = asyncio.ensure_future(self._follow_cluster())
+        found = {spec.name: spec for instance in self._scheduler.instances() for spec in instance.specs}
+        self._specs = [found[name] for name in self._names if name in found]
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        """Least and greatest number of this shard's instances, per placement."""
+        shards, bounds = self.config.shards, []
+        for placement in self.config.placements:
             least, most = placement.bounds
             most = most or max(least, shards, _room(placement))
             bounds.append(tuple(max(1, number // shards + (self.shard < number % shards)) for number in (least, most)))
-        own = replace(config, cache_bytes=config.cache_bytes // shards)
-        self._scheduler = Scheduler(own, bounds, self._serves, self._launch)
-        await self._scheduler.start()
-        found = {spec.name: spec for instance in self._scheduler.instances() for spec in instance.specs}
-        self._specs = [found[name] for name in self._names if name in found]
+        return bounds
+
+    async def _follow_cluster(self) -> None:
+        while True:
+            await asyncio.sleep(ROOM_S)
+            with contextlib.suppress(RayError):
+                self._scheduler.bounds = await asyncio.to_thread(self._bounds)
 
     async def info(self) -> dict[str, Any]:
         """The config, the specs of the tools in the toolbox's order, and the names of those whose weights are absent."""
