@@ -30,7 +30,6 @@ def make_rows(
         processes: how many work at once, with one thread each; 1 works in this process.
         what: for the progress bar.
     """
-    from datasets import concatenate_datasets, load_from_disk
     from rich.progress import track
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +46,14 @@ def make_rows(
             with multiprocessing.get_context("spawn").Pool(processes, limit_threads, (1,)) as pool:
                 for _ in track(pool.imap_unordered(work, missing), what, total=len(missing), transient=True):
                     pass
-    return concatenate_datasets([load_from_disk(place) for place in places])
+    return load_rows(folder)
+
+
+def load_rows(folder: Path) -> Dataset:
+    """What :func:`make_rows` made in a folder."""
+    from datasets import concatenate_datasets, load_from_disk
+
+    return concatenate_datasets([load_from_disk(place) for place in sorted(folder.iterdir()) if not place.name.startswith(".")])
 
 
 def _make(function: Callable[[Any], list[dict]], features: Features, job_and_place: tuple[Any, Path]) -> None:

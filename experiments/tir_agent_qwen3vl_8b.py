@@ -4,8 +4,8 @@ How to run
 ----------
     python -m experiments.tir_agent_qwen3vl_8b                # the settings beside the paper's, and the memory per GPU; needs nothing
     uv run ir-env tools fetch agenticir
-    torchrun --nproc-per-node 8 -m experiments.tir_agent_sft --demos results/demos --out results/sft8b \\
-        --model Qwen/Qwen3-VL-8B-Instruct --set fsdp=full_shard --set bf16=true --set gradient_checkpointing=true
+    python -m experiments.tir_agent_sft --demos results/demos --out results/sft8b --model Qwen/Qwen3-VL-8B-Instruct \\
+        --workers 8 --address auto --set fsdp=full_shard --set bf16=true --set gradient_checkpointing=true
     uv run rllib train file experiments/tir_agent_qwen3vl_8b.py --address auto --set model_config.model=results/sft8b/policy \\
         --set env_config.dataset.photos=FOLDER
 

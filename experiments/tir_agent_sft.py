@@ -5,13 +5,15 @@ How to run
     python -m experiments.tir_agent_demos --photos FOLDER --out results/demos
     python -m experiments.tir_agent_sft --demos results/demos --out results/sft                             # nano, on two CPU cores
     python -m experiments.tir_agent_sft --demos results/demos --out results/sft8b --model Qwen/Qwen3-VL-8B-Instruct
+    python -m experiments.tir_agent_sft --demos results/demos --out results/sft8b --model FOLDER --workers 8 --set fsdp=full_shard
     python -m experiments.tir_agent_sft --demos results/demos --out results/lora --model FOLDER --lora r=16,lora_alpha=32
 
 The demonstrations of the training photographs are perturbed (EDP, ``policies/vlm/edp.py``) and run again, so that every step has the image
 that the model will see there. Each step is one example; the loss is that of the answer alone. The settings of a published model are the
 paper's (3 epochs, learning rate 1e-5 with a cosine schedule, one example at a time, accumulated over 4); those of ``nano``, which starts
-from nothing, are its own. ``--set`` changes any field of transformers' ``TrainingArguments``; under ``torchrun`` or ``accelerate launch``
-the examples are shared among the devices.
+from nothing, are its own. ``--set`` changes any field of transformers' ``TrainingArguments``. ``--workers 8`` shares the examples among as
+many workers of Ray Train, one GPU each where there are some (``--address`` for a cluster whose machines share the folders); with
+``--set fsdp=full_shard`` they share the weights, too.
 
 ``--out`` then holds the policy (``policy/``; ``VLMPlanner.load`` reads it), ``edp.json`` (the distribution of tools before and after), and
 ``report.json``: on held-out photographs the share of well-formed answers, the gain beside the demonstrator's, and the diversity of 8
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from policies.vlm.edp import Demonstration
     from policies.vlm.model import VisionLanguageModel
+    from policies.vlm.planner import PolicySettings
     from policies.vlm.prompts import Prompter
 
 CHUNK = 64
@@ -72,11 +75,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         if getattr(options, name) is None:
             setattr(options, name, value)
     demos, made_with = load_demonstrations(options.demos)
-    after = ("out", "processes", "heldout", "diversity_images", "rollouts", "save_steps")
+    after = ("out", "processes", "heldout", "diversity_images", "rollouts", "save_steps", "address")
     keep_settings(options.out, {key: value for key, value in vars(options).items() if key not in after})
     toolbox = load_toolbox(made_with["toolbox"])
     policy = replace(settings, toolbox=toolbox.references)
     prompter = policy.prompter(ActionTable(toolbox))
+    options.out = options.out.resolve()
 
     demonstrations = perturbed(demos["train"], prompter, options)
     jobs = [
@@ -84,17 +88,16 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for at in range(0, len(demonstrations), CHUNK)
     ]
     examples = make_rows(replay, jobs, example_features(), options.out / "examples", options.processes, "running trajectories")
-    limit_threads(multiprocessing.cpu_count() if options.threads is None else options.threads)
-
-    lora = parse_lora(options.lora) if options.lora else None
-    vlm = VisionLanguageModel.load(options.model, prompter, lora, seed=options.seed)
-    print(f"{len(demonstrations)} trajectories, {len(examples)} examples; {vlm.describe()}", flush=True)
+    print(f"{len(demonstrations)} trajectories, {len(examples)} examples", flush=True)
     start = time.monotonic()
-    train(vlm, examples, prompter, options)
+    if options.workers:
+        train_on_workers(options, policy)
+    else:
+        limit_threads(multiprocessing.cpu_count() if options.threads is None else options.threads)
+        train(options, policy)
     seconds = time.monotonic() - start
-    vlm.save(options.out / "policy")
-    policy.save(options.out / "policy")
 
+    vlm = VisionLanguageModel.load(options.out / "policy")
     rows = demos["heldout"].select(range(min(options.heldout, len(demos["heldout"]))))
     report = {"examples": len(examples), "seconds": round(seconds), **evaluate(VLMPlanner(vlm, policy), rows, made_with)}
     report["demonstrator"] = evaluate_demonstrator(rows, made_with)
@@ -133,6 +136,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of this process; by default one per core")
+    parser.add_argument("--workers", type=int, default=0, help="train on so many workers of Ray Train")
+    parser.add_argument("--address", default="local", help="of a Ray cluster, with --workers")
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     return parser
 
@@ -211,14 +216,43 @@ class Collator:
 # -- training ----------------------------------------------------------------------------------------------------------------------
 
 
-def train(vlm: VisionLanguageModel, examples: Dataset, prompter: Prompter, options: argparse.Namespace) -> None:
-    """Fine-tune in place, going on from the last checkpoint if there is one."""
+def train_on_workers(options: argparse.Namespace, policy: PolicySettings) -> None:
+    """:func:`train` on workers of Ray Train, which give transformers' Trainer its place among the others."""
+    from experiments.cli.common import prepare_ray
+
+    prepare_ray()
+    import ray
+    import torch
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    ray.init(address=options.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        TorchTrainer(
+            lambda settings: train(argparse.Namespace(**settings["options"]), settings["policy"]),
+            train_loop_config={"options": vars(options), "policy": policy},
+            scaling_config=ScalingConfig(num_workers=options.workers, use_gpu=torch.cuda.is_available()),
+            run_config=RunConfig(name="workers", storage_path=str(options.out)),
+        ).fit()
+    finally:
+        ray.shutdown()
+
+
+def train(options: argparse.Namespace, policy: PolicySettings) -> None:
+    """Fine-tune on the examples that are there, going on from the last checkpoint if there is one, and write the policy."""
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
 
+    from experiments.chunks import load_rows
+    from ir_env.actions import ActionTable
+    from policies.vlm.model import VisionLanguageModel
     from tool_actors.errors import IrEnvError
+    from tool_actors.toolboxes import load_toolbox
 
+    prompter = policy.prompter(ActionTable(load_toolbox(policy.toolbox)))
+    lora = parse_lora(options.lora) if options.lora else None
+    vlm = VisionLanguageModel.load(options.model, prompter, lora, seed=options.seed)
     folder = options.out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(options.out / "tensorboard")
@@ -244,13 +278,19 @@ def train(vlm: VisionLanguageModel, examples: Dataset, prompter: Prompter, optio
         settings = TrainingArguments(output_dir=str(folder), **{**fields, **parse_fields(options.set)})
     except (TypeError, ValueError) as error:
         raise IrEnvError(f"--set {' '.join(options.set)}: {error}") from error
+    examples = load_rows(options.out / "examples")
     trainer = Trainer(vlm.model, settings, Collator(vlm, prompter), examples, callbacks=[_progress()])
+    if trainer.is_world_process_zero():
+        print(vlm.describe(), flush=True)
     trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(folder))
     if last:
         print(f"going on from {last}", flush=True)
     trainer.train(resume_from_checkpoint=last)
-    vlm.model.eval()
+    trainer.save_model(str(options.out / "policy"))  # gathers what the workers share
+    if trainer.is_world_process_zero():
+        vlm.processor.save_pretrained(options.out / "policy")
+        policy.save(options.out / "policy")
 
 
 def _progress():

@@ -74,6 +74,8 @@ def main(arguments: list[str] | None = None) -> dict:
     warnings.simplefilter("ignore")
     from transformers.utils import logging as transformers_logging
 
+    for name in ("ray.rllib", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -141,13 +143,15 @@ def compare_loss(folder: Path, prompter: Prompter, options: argparse.Namespace, 
     _print(console, f"loss and, relative to its norm, any parameter's gradient; wanted <= {LOSS_LIMIT:g}", losses)
     advantages = [case.advantages(*names) for names in (("gdpo", "normalize_then_sum"), ("grpo", "sum_then_normalize"))]
     advantages.append(case.advantages("grpo", "sum_then_normalize", divide_by_std=False))
-    _print(console, f"advantages of {DRAWS} batches of rewards in [0, 1], wanted <= {ADVANTAGE_LIMIT:g}", advantages)
-    apart = {
-        "weighs the divergence by the ratio": case.loss("grpo", BETA, use_bias_correction_kl=True),
-        "scores with the image tokens that it does not draw": case.loss("grpo", BETA, barred=True),
-    }
-    shown = ("difference", "gradient, worst")
-    _print(console, "conventions that differ", [{"TRL": name, **{key: row[key] for key in shown}} for name, row in apart.items()])
+    _print(console, f"advantages of {DRAWS} batches; wanted <= {ADVANTAGE_LIMIT:g}", advantages)
+    apart = [
+        {"TRL": "weighs the divergence by the ratio", **case.loss("grpo", BETA, use_bias_correction_kl=True)},
+        {"TRL": "scores with the image tokens it cannot draw", **case.loss("grpo", BETA, barred=True)},
+        {"TRL": "rounds equal rewards to an advantage", **case.advantages("grpo", "sum_then_normalize", equal=True)},
+    ]
+    _print(
+        console, "conventions that differ", [{key: row.get(key, "") for key in ("TRL", "difference", "gradient, worst")} for row in apart]
+    )
     return {"loss": losses, "advantages": advantages, "conventions": apart}
 
 
@@ -189,12 +193,9 @@ class Case:
         settings |= {"rollout_func": rollouts, "reward_weights": list(REWARDS.values())}
         return make_trainer(self.folder, model, self.policy.processor, map(rewarder, REWARDS), rows, self.count, **settings)
 
-    def rows(self, draw: int) -> list[dict]:
-        """TRL's rows with one draw of the rewards."""
-        return [
-            trl_row(chat) | dict(zip(REWARDS, rewards.tolist(), strict=True))
-            for chat, rewards in zip(self.chats, self.rewards[draw], strict=True)
-        ]
+    def rows(self, rewards: np.ndarray) -> list[dict]:
+        """TRL's rows, each with the rewards of its completion."""
+        return [trl_row(chat) | dict(zip(REWARDS, row.tolist(), strict=True)) for chat, row in zip(self.chats, rewards, strict=True)]
 
     def loss(self, loss_type: str, beta: float, barred: bool = False, use_bias_correction_kl: bool = False) -> dict:
         """Both sides' loss and gradients.
@@ -206,7 +207,7 @@ class Case:
             use_bias_correction_kl: TRL's.
         """
         trainer = self.trl(loss_type=loss_type, beta=beta, use_bias_correction_kl=use_bias_correction_kl)
-        batch = trainer._generate_and_score_completions(self.rows(0))
+        batch = trainer._generate_and_score_completions(self.rows(self.rewards[0]))
         prompts = self.policy.encode(self.chats)
         if not (torch.equal(batch["prompt_ids"], prompts["input_ids"]) and torch.equal(batch["pixel_values"], prompts["pixel_values"])):
             raise AssertionError("the two sides read different prompts")
@@ -238,16 +239,25 @@ class Case:
             "clipped": mean_statistics(sums)["clip_fraction"],
         }
 
-    def advantages(self, mode: str, aggregation: str, divide_by_std: bool = True) -> dict:
-        """The largest difference of the advantages of all draws of rewards."""
+    def advantages(self, mode: str, aggregation: str, divide_by_std: bool = True, equal: bool = False) -> dict:
+        """The largest difference of the advantages of all draws of rewards.
+
+        Args:
+            mode: ours.
+            aggregation: TRL's name for it.
+            divide_by_std: False only centres the rewards of a group.
+            equal: all rollouts of a group have the rewards of its first.
+        """
         trainer = self.trl(multi_objective_aggregation=aggregation, scale_rewards="group" if divide_by_std else "none")
         estimator = AdvantageEstimator(AdvantageOptions(mode, weights=REWARDS, divide_by_std=divide_by_std), list(REWARDS))
         gap = 0.0
-        for draw, rewards in enumerate(self.rewards):
-            theirs = trainer._generate_and_score_completions(self.rows(draw))["advantages"].reshape(-1, GROUP)
+        for rewards in self.rewards:
+            if equal:
+                rewards = np.repeat(rewards[::GROUP], GROUP, axis=0)
+            theirs = trainer._generate_and_score_completions(self.rows(rewards))["advantages"].reshape(-1, GROUP)
             ours = estimator(rewards.reshape(-1, GROUP, len(REWARDS))).advantages
             gap = max(gap, float(np.abs(ours - theirs.double().numpy()).max()))
-        return {"ours": mode, "divided by std": str(divide_by_std), "TRL's": aggregation, "difference": gap}
+        return {"ours": mode, "TRL's": aggregation, "divided by std": divide_by_std, "difference": gap}
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------------------
@@ -315,7 +325,6 @@ def compare_speed(folder: Path, prompter: Prompter, options: argparse.Namespace,
     import ray
     from transformers import PrinterCallback, TrainerCallback
 
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     algorithm = make_algorithm(folder, prompter)
     theirs, ours = Stopwatch(), Stopwatch()

@@ -131,7 +131,7 @@ class VisionLanguageModel:
         images = [
             [Image.fromarray(part["image"]) for message in chat for part in message["content"] if part["type"] == "image"] for chat in chats
         ]
-        inputs = self.processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+        inputs = self.processor(text=texts, images=images if any(images) else None, padding=True, padding_side="left", return_tensors="pt")
         device, dtype = device or self.device, self.model.dtype
         return {
             name: value.to(device, dtype if value.is_floating_point() else None)

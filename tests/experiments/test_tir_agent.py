@@ -17,7 +17,7 @@ from ir_env.actions import ActionTable
 from ir_env.images import save_image
 from policies.vlm.memory import Sizes, on_meta, training_bytes
 from policies.vlm.model import VisionLanguageModel
-from policies.vlm.planner import VLMPlanner
+from policies.vlm.planner import PolicySettings, VLMPlanner
 from policies.vlm.prompts import Prompter
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import ImageState, LocalExecutor, Request
@@ -152,6 +152,20 @@ def test_an_interrupted_run_ends_the_same(demos, tuned, tmp_path):
         fine_tune(demos, tmp_path / "cut", "--seed", 3)
     with pytest.raises(IrEnvError, match="holds no demonstrations; make some"):
         fine_tune(tmp_path / "nowhere", tmp_path / "out")
+
+
+@pytest.mark.timeout(600)
+def test_workers_share_the_examples(demos, tuned, tmp_path):
+    """Two workers with two examples each take the same steps as one process with four."""
+    words = ["--demos", demos, "--out", tmp_path / "two", "--batch", 2, "--steps", 4, "--save-steps", 2, "--heldout", 4]
+    words += ["--diversity-images", 0, "--threads", 1, "--processes", 1, "--workers", 2]
+    subprocess.run([sys.executable, "-m", "experiments.tir_agent_sft", *map(str, words)], check=True, timeout=500)
+    one, two = (json.loads((folder / "checkpoints/checkpoint-4/trainer_state.json").read_text()) for folder in (tuned[0], tmp_path / "two"))
+    assert two["global_step"] == one["global_step"] == 4 and two["epoch"] == pytest.approx(one["epoch"], rel=0.1)
+    assert VLMPlanner.load(tmp_path / "two/policy").toolbox == TOOLS
+    begun = VisionLanguageModel.load("nano", PolicySettings.of("nano").prompter(ActionTable(load_toolbox(TOOLS)))).model.state_dict()
+    ended = load_file(tmp_path / "two/policy/model.safetensors")
+    assert any(not torch.equal(value, begun[name]) for name, value in ended.items())
 
 
 def test_an_adapter_is_trained_on_a_folder(demos, tuned, tmp_path):
