@@ -166,7 +166,12 @@ class VisionLanguageModel:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Mapping[str, Tensor], temperature: float = 1.0, max_tokens: int = MAX_TOKENS, seed: int | None = None
+        self,
+        prompts: Mapping[str, Tensor],
+        temperature: float = 1.0,
+        max_tokens: int = MAX_TOKENS,
+        seed: int | None = None,
+        rows: Tensor | None = None,
     ) -> Generation:
         """Answers to all prompts at once, with a key-value cache.
 
@@ -176,6 +181,7 @@ class VisionLanguageModel:
                 drawn from, so that :meth:`logprobs` gives its logarithm.
             max_tokens: longest answer.
             seed: of the drawing; None draws from torch's own generator.
+            rows: int64 (B,), the prompt that each answer is to: answers to one prompt share its computation. None: one to each.
         """
         from transformers import GenerationConfig
 
@@ -194,6 +200,8 @@ class VisionLanguageModel:
         self.model.eval()
         try:
             with _seeded(seed, self.device), _own_generation_config(self.model, config):
+                if rows is not None:
+                    prompts = self._prefilled(prompts, rows)
                 output = self.model.generate(**prompts)
         finally:
             self.model.train(was_training)
@@ -203,6 +211,26 @@ class VisionLanguageModel:
         logprobs = torch.stack([self._logprobs_of(logits, tokens[:, i], temperature) for i, logits in enumerate(output.logits)], dim=1)
         texts = [self.tokenizer.decode(row[kept], skip_special_tokens=True) for row, kept in zip(tokens, mask, strict=True)]
         return Generation(tokens, logprobs.masked_fill(~mask, 0.0), mask, texts)
+
+    def _prefilled(self, prompts: Mapping[str, Tensor], rows: Tensor) -> dict[str, Any]:
+        """Inputs for generation that goes on from the prompts, of which all but the last token has been read."""
+        shape = prompts["input_ids"].shape
+        read = {name: value[:, :-1] if value.shape == shape else value for name, value in prompts.items()}
+        cache = self.model(**read, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_select_indices(rows)
+        if self._rope_deltas is not None:
+            self._core.rope_deltas = self._rope_deltas[rows]
+        return {"past_key_values": cache, **{name: prompts[name][rows] for name in ("input_ids", "attention_mask")}}
+
+    @property
+    def _core(self) -> Any:
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return base.model
+
+    @property
+    def _rope_deltas(self) -> Tensor | None:
+        """How far each prompt's positions, which count an image's tokens by rows and columns, are from the number of its tokens."""
+        return getattr(self._core, "rope_deltas", None)
 
     def logprobs(self, prompts: Mapping[str, Tensor], tokens: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
         """float32 (B, T): log-probability of each token of given answers, 0 where masked. Gradients flow.
@@ -216,19 +244,42 @@ class VisionLanguageModel:
         logits = self._answer_logits(prompts, tokens, mask)
         return self._logprobs_of(logits, tokens, temperature).masked_fill(~mask.bool(), 0.0)
 
-    def score(self, prompts: Mapping[str, Tensor], tokens: Tensor, mask: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The :meth:`logprobs`, and the entropies of the distributions that the tokens were drawn from, in nats: both (B, T)."""
-        logits = self._answer_logits(prompts, tokens, mask)
-        chosen = self._logprobs_of(logits, tokens, temperature)
+    def score(
+        self, prompts: Mapping[str, Tensor], tokens: Tensor, mask: Tensor, temperature: float = 1.0, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The :meth:`logprobs`, and the entropies of the distributions that the tokens were drawn from, in nats: both (B, T).
+
+        ``rows`` is that of :meth:`generate`.
+        """
+        logits = self._answer_logits(prompts, tokens, mask, rows)
         logprobs = self._shaped(logits, temperature).log_softmax(-1)
+        chosen = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         # a barred token has probability 0, and adds nothing
         entropies = -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0.0)).sum(-1)
         return chosen.masked_fill(~mask.bool(), 0.0), entropies.masked_fill(~mask.bool(), 0.0)
 
-    def _answer_logits(self, prompts: Mapping[str, Tensor], tokens: Tensor, mask: Tensor) -> Tensor:
+    def _answer_logits(self, prompts: Mapping[str, Tensor], tokens: Tensor, mask: Tensor, rows: Tensor | None = None) -> Tensor:
         width = tokens.shape[1]
+        if rows is not None:
+            return self._shared_logits(prompts, tokens, mask, rows)
         output = self.model(**self.join(prompts, tokens, mask), use_cache=False, logits_to_keep=width + 1)
         return output.logits[:, -width - 1 : -1]
+
+    def _shared_logits(self, prompts: Mapping[str, Tensor], tokens: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """Each prompt is read once; its keys and values, with their gradients, serve all its answers."""
+        read = self.model(**prompts, use_cache=True, logits_to_keep=1)
+        cache, width = read.past_key_values, tokens.shape[1]
+        cache.batch_select_indices(rows)
+        if width == 1:
+            return read.logits[rows]
+        attended = torch.cat([prompts["attention_mask"][rows], mask.to(prompts["attention_mask"].dtype)], dim=1)
+        positions = attended.cumsum(1)[:, -width:-1] - 1
+        if self._rope_deltas is not None:
+            positions = (positions + self._rope_deltas[rows]).expand(3, -1, -1)
+        rest = self.model(
+            input_ids=tokens[:, :-1], attention_mask=attended[:, :-1], position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return torch.cat([read.logits[rows], rest.logits], dim=1)
 
     def _shaped(self, logits: Tensor, temperature: float) -> Tensor:
         """The logits of the distribution that is drawn from."""
@@ -238,8 +289,7 @@ class VisionLanguageModel:
         return logits
 
     def _logprobs_of(self, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        logits = self._shaped(logits, temperature)
-        return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        return self._shaped(logits, temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
     # -- keeping ------------------------------------------------------------------------------------------------------------------
 

@@ -82,7 +82,8 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         actions = torch.empty(rows, dtype=torch.long)
         for start in range(0, rows, self.batch):
             part = {name: value[start : start + self.batch] for name, value in observation.items()}
-            written = self.vlm.generate(self._prompts(part), temperature, self.max_tokens)
+            prompts, asked = self._prompts(part)
+            written = self.vlm.generate(prompts, temperature, self.max_tokens, rows=asked)
             place = slice(start, start + len(written.texts)), slice(0, written.tokens.shape[1])
             tokens[place], logprobs[place], mask[place] = written.tokens.cpu(), written.logprobs.cpu(), written.mask.float().cpu()
             answers = [parse(text, self.prompter.actions) for text in written.texts]
@@ -94,13 +95,22 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
             TOKEN_MASK: mask,
         }
 
-    def _prompts(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _prompts(self, observation: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The distinct prompts, and which of them each observation is: the members of a group begin with the same, and may go on so."""
         images, histories = observation["image"].cpu().numpy(), observation["history"].long().cpu().numpy() - 1
         steps = observation["step"].reshape(-1).long().tolist()
-        chats = [
-            self.prompter.messages(image, history[:step].tolist()) for image, history, step in zip(images, histories, steps, strict=True)
-        ]
-        return self.vlm.encode(chats)
+        distinct, rows = {}, []
+        for image, history, step in zip(images, histories, steps, strict=True):
+            calls = history[:step].tolist()
+            key = (image.tobytes(), *calls)
+            rows.append(distinct.setdefault(key, (len(distinct), image, calls))[0])
+        chats = [self.prompter.messages(image, calls) for _, image, calls in distinct.values()]
+        if len(chats) == len(rows):
+            return self.vlm.encode(chats), None
+        if self.checkpointing and torch.is_grad_enabled():
+            # transformers keeps no cache then
+            return self.vlm.encode([chats[row] for row in rows]), None
+        return self.vlm.encode(chats), torch.tensor(rows, device=self.vlm.device)
 
     # -- scoring ------------------------------------------------------------------------------------------------------------------
 
@@ -109,7 +119,8 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         width = int(mask.sum(1).max())
         tokens = batch[Columns.ACTIONS].reshape(mask.shape).long()
         with self._checkpointed():
-            scores = self.vlm.score(self._prompts(batch[Columns.OBS]), tokens[:, :width], mask[:, :width], self.temperature)
+            prompts, asked = self._prompts(batch[Columns.OBS])
+            scores = self.vlm.score(prompts, tokens[:, :width], mask[:, :width], self.temperature, asked)
         # back to the full width, in which the columns of the batch are
         logprobs, entropies = (torch.nn.functional.pad(score, (0, mask.shape[1] - width)) for score in scores)
         return logprobs, entropies

@@ -81,6 +81,36 @@ def test_a_batch_gives_what_each_prompt_gives_alone(vlm, chats, prompter):
     assert (together[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("adapter", [False, True])
+def test_answers_to_one_prompt_share_its_computation(vlm, folder, chats, adapter):
+    """Prompts that are read once give the tokens, numbers and gradients of prompts that are read for each answer."""
+    if adapter:
+        vlm = VisionLanguageModel.load(folder, lora={"r": 4})
+        for name, parameter in vlm.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    rows = torch.tensor([0, 0, 3, 1, 1, 1, 2, 0, 3])
+    distinct, each = vlm.encode(chats), vlm.encode([chats[row] for row in rows])
+    for temperature in (1.0, 0.7, 0.0):
+        first = vlm.generate(each, temperature, max_tokens=9, seed=3)
+        second = vlm.generate(distinct, temperature, max_tokens=9, seed=3, rows=rows)
+        assert torch.equal(first.tokens, second.tokens)
+        torch.testing.assert_close(second.logprobs, first.logprobs, atol=2e-5, rtol=0)
+        weights, gradients, scores = torch.randn(first.tokens.shape), [], []
+        for prompts, chosen in ((each, None), (distinct, rows)):
+            vlm.model.zero_grad()
+            logprobs, entropies = vlm.score(prompts, first.tokens, first.mask, temperature, chosen)
+            ((logprobs * weights).sum() + 0.1 * entropies.sum()).backward()
+            scores.append((logprobs.detach(), entropies.detach()))
+            gradients.append({name: p.grad.clone() for name, p in vlm.model.named_parameters() if p.grad is not None})
+        torch.testing.assert_close(scores[1], scores[0], atol=2e-5, rtol=0)
+        for name, gradient in gradients[0].items():
+            assert (gradients[1][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+    one = first.tokens[:, :1], first.mask[:, :1]
+    torch.testing.assert_close(vlm.score(distinct, *one, rows=rows)[0], vlm.score(each, *one)[0], atol=2e-5, rtol=0)
+    vlm.model.zero_grad()
+
+
 def test_entropies_are_those_of_the_distribution_that_is_drawn_from(vlm, chats):
     prompts = vlm.encode(chats)
     answers = vlm.generate(prompts, 1.5, max_tokens=4, seed=0)
