@@ -53,7 +53,7 @@ class Prompter:
 
     actions: ActionTable
     compact: bool = False
-    """List the tools in a few words, without explanation: for small models, which learn the form from examples alone."""
+    """Say next to nothing: for small models, which learn form, tasks and tools from examples alone, and read a long prompt in vain."""
     view_size: int | None = None
     """The model sees a square of so many native pixels, as :func:`ir_env.spaces.view` cuts it; None: all of the image."""
     spectrum: bool = False
@@ -69,8 +69,7 @@ class Prompter:
     def system(self) -> str:
         """The standing instructions."""
         if self.compact:
-            listed = " ".join(f"{task}: {' '.join(tools)}" for task, tools in self.tools_of.items())
-            return f"Restore. {listed}"
+            return "Restore."
         signatures = [_signature(task, TASK_MEANING[task], tools) for task, tools in self.tools_of.items()]
         signatures.append(_signature(STOP, "end the restoration", ()))
         return INSTRUCTIONS.format(signatures="\n".join(map(json.dumps, signatures)))
