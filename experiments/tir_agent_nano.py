@@ -33,8 +33,8 @@ config = (
             "max_steps": 6,
         },
     )
-    # 8 images, each restored 8 times; sampling and learning take turns on the same cores
-    .env_runners(num_env_runners=0, num_envs_per_env_runner=64)
+    # 16 images, each restored 8 times; sampling and learning take turns on the same cores
+    .env_runners(num_env_runners=0, num_envs_per_env_runner=128)
     .resources(num_cpus_for_main_process=2)
     .learners(num_learners=0)
     .training(
@@ -42,8 +42,8 @@ config = (
         rewards="final",
         advantage="mar",
         format_weight=0.1,
-        num_epochs=2,
-        num_minibatches=2,
+        num_epochs=1,
+        num_minibatches=4,
         micro_batch_size=64,
         lr=2e-4,
         clip_param=0.2,

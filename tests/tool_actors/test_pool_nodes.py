@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,12 +175,12 @@ def scenario(folder: Path) -> dict:
         requests = [Request(ImageState.from_pixels(image), TOOLS[i % 3]) for i, image in enumerate(images)]
         before, status = begun(), pool.status()
         grown = lambda: [count - before.get(pid, 0) for pid, count in begun().items() if count > before.get(pid, 0)]  # noqa: E731
-        stream = caller.submit(executor.run, requests)
+        answers = [executor.submit(request) for request in requests]
         wait_until(lambda: len(grown()) == 2 and sum(grown()) > COUNT / 8, "both instances are at work")
         count = sum(grown())
         cluster.remove_node(node, allow_graceful=False)
         say("a node is lost")
-        results = stream.result(PATIENCE_S)
+        results = [answer.result(PATIENCE_S) for answer in answers]
         say("all requests are answered")
         after, wanted = pool.status(), local.run(requests)
         retries = [sum(service["retries"] for service in each["services"].values()) for each in (status, after)]
@@ -205,9 +205,14 @@ def scenario(folder: Path) -> dict:
     worker = cluster.add_node(**NODE)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     say("two nodes run")
-    tools, caller = load_toolbox(TOOLS), ThreadPoolExecutor(1)
+    tools = load_toolbox(TOOLS)
     local = LocalExecutor(tools, cache_bytes=0)
-    settings = {"toolbox": Toolbox([Slow(tool, folder) for tool in tools]), "placements": [{"replicas": 2, "num_cpus": 1}], "max_batch": 4}
+    settings = {
+        "toolbox": Toolbox([Slow(tool, folder) for tool in tools]),
+        "placements": [{"replicas": 2, "num_cpus": 1}],
+        "max_batch": 4,
+        "max_in_flight": COUNT,
+    }
     # Ray starts an actor that needs nothing on any node; one that needs a byte goes where it is told, here to the node that will be lost
     there = NodeAffinitySchedulingStrategy(worker.node_id, soft=True)
     place = ray.remote(num_cpus=0, memory=1, scheduling_strategy=there)(lambda: ray.get_runtime_context().get_node_id())
