@@ -17,7 +17,7 @@ from experiments.callbacks import RestorationCallbacks
 from policies.grpo.config import GRPOConfig
 from policies.vlm.rl_module import VLMRLModule
 
-ITERATIONS = 40
+ITERATIONS = 60
 
 stop = {"training_iteration": ITERATIONS}
 

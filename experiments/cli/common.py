@@ -14,6 +14,8 @@ def prepare_ray() -> None:
     """
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # paths in settings are those of the folder where the command was given
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     # Tune's newer display prints its own banner and table over ours
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
