@@ -13,6 +13,9 @@ from typing import Any
 
 from tool_actors.errors import IrEnvError, UnknownNameError
 
+OWN_ALGORITHMS = {"GRPO": "policies.grpo.config:GRPOConfig"}
+"""Beside those of RLlib."""
+
 
 class ExperimentError(IrEnvError):
     """An experiment file, or a setting for it, that cannot be used."""
@@ -36,7 +39,8 @@ def load_experiment(path: str | Path, settings: Sequence[str] = (), stop: Sequen
 
     Args:
         path: a ``.py`` file that defines ``config`` (an AlgorithmConfig) and, if it likes, ``stop`` and ``pool`` (dicts); or a ``.yaml``
-            file in the classic form ``{name: {run: PPO, env: ..., stop: {...}, config: {...}, pool: {...}}}``.
+            file in the classic form ``{name: {run: PPO, env: ..., stop: {...}, config: {...}, pool: {...}}}``, where ``run`` is an
+            algorithm of RLlib, GRPO, or the place of a config class (``package.module:Config``).
         settings: ``key=value`` lines, see :func:`apply_setting`.
         stop: ``key=value`` lines that replace the file's ``stop``.
         seed: replaces the config's seed.
@@ -154,10 +158,13 @@ def _from_yaml(path: Path) -> Experiment:
     from ray.rllib.algorithms.registry import ALGORITHMS  # importing by Tune's registry would import them all
     from ray.rllib.core.rl_module import RLModuleSpec
 
-    run = body.get("run", "PPO")
-    if run not in ALGORITHMS:
-        raise UnknownNameError("algorithm", run, ALGORITHMS, f"It stands in {path}.")
-    _, config = ALGORITHMS[run]()
+    run = str(body.get("run", "PPO"))
+    if run in OWN_ALGORITHMS or ":" in run:
+        config = _import(OWN_ALGORITHMS.get(run, run), path)()
+    elif run in ALGORITHMS:
+        _, config = ALGORITHMS[run]()
+    else:
+        raise UnknownNameError("algorithm", run, [*OWN_ALGORITHMS, *ALGORITHMS], f"It stands in {path}; or write package.module:Config.")
     config.environment(body["env"], env_config=dict((body.get("config") or {}).get("env_config") or {}))
     for key, value in (body.get("config") or {}).items():
         if not hasattr(config, key):

@@ -127,3 +127,17 @@ def test_values_are_read_as_yaml():
     assert split_setting("a=[1, 2]") == ("a", [1, 2])
     assert split_setting("a=null") == ("a", None)
     assert split_setting("a=x=y") == ("a", "x=y")
+
+
+def test_yaml_takes_our_algorithm_and_that_of_a_package(tmp_path):
+    from policies.grpo.config import GRPOConfig
+
+    for run in ("GRPO", "policies.grpo.config:GRPOConfig"):
+        file = tmp_path / "mine.yaml"
+        config = "{group_size: 4, num_envs_per_env_runner: 8, env_config: {toolbox: [tv.denoise]}}"
+        file.write_text(f"mine: {{run: '{run}', env: 'ir_env:ir_env/Restoration-v0', stop: {{training_iteration: 1}}, config: {config}}}")
+        experiment = load_experiment(file)
+        assert isinstance(experiment.config, GRPOConfig) and experiment.config.group_size == 4
+    file.write_text("mine: {run: GRPQ, env: x, stop: {training_iteration: 1}}")
+    with pytest.raises(UnknownNameError, match="did you mean 'GRPO'"):
+        load_experiment(file)
