@@ -4,6 +4,7 @@ How to run
 ----------
     python -m experiments.tir_agent_demos --photos FOLDER --out results/demos
     python -m experiments.tir_agent_demos --photos FOLDER --out results/demos --perception encoder --metrics psnry,ssim,lpips
+    python -m experiments.tir_agent_demos --photos FOLDER --out results/demos --executor pool --processes 16    # see `ir-env pool start`
 
 The agent (``policies/planners/traversal.py``) perceives which degradations there are, runs all tools of one task after another, keeps the
 best result, and rolls back what gains less than ``--threshold``. ``--out`` then holds a dataset of Hugging Face's ``datasets``
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--perception", choices=("known", "encoder"), default="known", help="the degradations are told, or perceived")
     parser.add_argument("--threshold", type=float, default=0.02, help="least gain of a step that is not rolled back")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--executor", default="local", help="local: each process runs its tools; pool or pool:NAME: they share a running MC-Pool"
+    )
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     options = parser.parse_args(arguments)
 
@@ -62,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     from tool_actors.toolboxes import load_toolbox
 
     disable_progress_bars()
-    settings = {key: value for key, value in vars(options).items() if key not in ("out", "processes")}
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "executor", "processes")}
     settings["toolbox"] = load_toolbox(options.toolbox).references
     settings["metrics"] = options.metrics.split(",")
     keep_settings(options.out, settings)
@@ -72,7 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.monotonic()
     made = {}
     for split, count in zip(SPLITS, (options.count, options.heldout), strict=True):
-        jobs = [{**settings, "split": split, "at": at, "count": min(CHUNK, count - at)} for at in range(0, count, CHUNK)]
+        jobs = [
+            {**settings, "executor": options.executor, "split": split, "at": at, "count": min(CHUNK, count - at)}
+            for at in range(0, count, CHUNK)
+        ]
         made[split] = make_rows(demonstrate, jobs, features(), options.out / "pieces" / split, options.processes, f"{split} demonstrations")
     temporary = options.out / ".data.part"
     DatasetDict(made).save_to_disk(temporary)
@@ -146,9 +153,10 @@ def process_for(settings: dict[str, Any], split: str):
     from tool_actors.tasks import TASKS
 
     dataset = {"photos": settings["photos"], "split": split, "crop_size": settings["crop"] or None, "combos": settings["combos"]}
-    key = json.dumps([dataset, settings["toolbox"], settings["metrics"]])
+    toolbox, metrics, executor = (settings[name] for name in ("toolbox", "metrics", "executor"))
+    key = json.dumps([dataset, toolbox, metrics, executor])
     if key not in _processes:
-        _processes[key] = RestorationProcess(dataset, settings["toolbox"], metrics=settings["metrics"], max_steps=len(TASKS) + 1)
+        _processes[key] = RestorationProcess(dataset, toolbox, metrics=metrics, max_steps=len(TASKS) + 1, executor=executor)
     return _processes[key]
 
 

@@ -21,6 +21,7 @@ from policies.vlm.planner import PolicySettings, VLMPlanner
 from policies.vlm.prompts import Prompter
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import ImageState, LocalExecutor, Request
+from tool_actors.pool import MCPool
 from tool_actors.toolboxes import load_toolbox
 
 TOOLS = ["tv.denoise", "nlm.strong", "dcp.strong", "gamma.brighten"]
@@ -106,6 +107,18 @@ def test_examples_hold_the_images_of_the_trajectory_as_it_is_run(demos):
     assert (images[0] == np.asarray(rows[hazy]["degraded"])).all() and (images[4] == images[0]).all()
     [result] = LocalExecutor(load_toolbox(TOOLS)).run([Request(ImageState.from_pixels(images[1]), tv)])
     assert (images[2] == result.state.pixels).all() and (images[5] != images[2]).any()
+
+
+def test_demonstrations_through_the_pool_are_the_same(photos, demos, tmp_path, ray_cluster):
+    pool = MCPool.start({"toolbox": TOOLS, "placements": [{"replicas": 1, "num_cpus": 0.5}]}, "demos")
+    try:
+        make_demonstrations(tmp_path, photos, "--executor", "pool:demos", "--count", 12, "--heldout", 2)
+        assert sum(tool["executions"] for tool in pool.status()["services"].values()) > 12
+    finally:
+        pool.stop()
+    ours, theirs = (load_demonstrations(folder)[0]["train"] for folder in (tmp_path / "demos", demos))
+    for column in ("sample", "tools", "gain", "executions"):
+        assert ours[column] == theirs[column][:12], column
 
 
 def test_the_loss_is_that_of_the_answer_alone(demos):
