@@ -17,7 +17,7 @@ from experiments.callbacks import RestorationCallbacks
 from policies.grpo.config import GRPOConfig
 from policies.vlm.rl_module import VLMRLModule
 
-ITERATIONS = 60
+ITERATIONS = 80
 
 stop = {"training_iteration": ITERATIONS}
 
@@ -41,11 +41,11 @@ config = (
         group_size=8,
         rewards="final",
         advantage="mar",
-        format_weight=0.1,
+        format_weight=0.5,
         num_epochs=1,
         num_minibatches=4,
         micro_batch_size=64,
-        lr=2e-4,
+        lr=1e-4,
         clip_param=0.2,
         grad_clip=1.0,
     )
