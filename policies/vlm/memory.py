@@ -45,7 +45,7 @@ def on_meta(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None):
     with torch.device("meta"):
         model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config))
         if lora:
-            from policies.vlm.model import add_lora
+            from policies.vlm.loading import add_lora
 
             model = add_lora(model, lora, seed=0)
     return model

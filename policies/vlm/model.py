@@ -9,8 +9,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ir_env.actions import MALFORMED
-from policies.vlm.nano import NANO
+from policies.vlm.loading import ModelError, add_lora, load_pretrained
+from policies.vlm.nano import NANO, build_nano
 from policies.vlm.prompts import Messages, Prompter
-from tool_actors.errors import IrEnvError
 
 MAX_TOKENS = 64
 """A call takes 20 to 40 tokens of Qwen's, and ten of nano's."""
-ADAPTER = "adapter_config.json"
-
-
-class ModelError(IrEnvError):
-    """A vision-language model that cannot be loaded or used."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +94,10 @@ class VisionLanguageModel:
                 raise ModelError(
                     "nano starts from random weights, which an adapter cannot mend: train it whole first, then adapt its folder"
                 )
-            from policies.vlm.nano import build_nano
-
-            model, processor = build_nano(vocabulary_of(prompter), seed)
+            model, processor = build_nano(prompter, seed)
             model = model.to(dtype)
         else:
-            model, processor = _load_pretrained(str(name), dtype)
+            model, processor = load_pretrained(str(name), dtype)
         if lora:
             model = add_lora(model, lora, seed)
         return cls(model.to(device).eval(), processor, str(name))
@@ -306,71 +297,6 @@ class _PatchProjection(torch.nn.Conv3d):
         if patches.shape[2:] != self.kernel_size or any(self.padding):
             return super().forward(patches)
         return torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
-
-
-def vocabulary_of(prompter: Prompter) -> Iterable[str]:
-    """Texts with all the words that prompts and answers are made of."""
-    import numpy as np
-
-    blank = np.zeros((8, 8, 3), np.uint8)
-    for action in range(prompter.actions.n):
-        yield prompter.answer(action)
-        for history in ((), (action,), (action, MALFORMED)):
-            for message in prompter.messages(blank, history):
-                yield from (part["text"] for part in message["content"] if part["type"] == "text")
-
-
-def _load_pretrained(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    folder = Path(name).expanduser()
-    source = str(folder.resolve()) if folder.is_dir() else name
-    # without a connection every file would be asked for six times, with pauses
-    where = {"local_files_only": folder.is_dir() or not _hub_answers()}
-    try:
-        processor = AutoProcessor.from_pretrained(source, **where)
-        if (folder / ADAPTER).is_file():
-            from peft import PeftModel
-
-            base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
-            where = {"local_files_only": Path(base).is_dir() or not _hub_answers()}
-            model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, use_safetensors=True, **where)
-            return PeftModel.from_pretrained(model, source, is_trainable=True), processor
-        return AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, use_safetensors=True, **where), processor
-    except Exception as error:
-        raise ModelError(
-            f"the vision-language model {name!r} cannot be loaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
-            "Give the name of an image-text-to-text model on the hub (which needs a connection, or the model in the local cache), the "
-            f"folder of a downloaded one, or {NANO!r}, which needs neither."
-        ) from error
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:
-        return False
-    return True
-
-
-def add_lora(model: Any, settings: Mapping[str, Any], seed: int) -> Any:
-    """The model within a new adapter of peft, in float32 whatever the model's own type: small steps would be lost in bfloat16."""
-    from peft import LoraConfig, get_peft_model
-
-    # with dropout, the first importance ratio of reinforcement learning would not be 1
-    chosen = {"target_modules": "all-linear", "lora_dropout": 0.0, **settings}
-    try:
-        config = LoraConfig(task_type="CAUSAL_LM", **chosen)
-    except TypeError as error:
-        raise ModelError(f"lora {dict(settings)}: {error}. The settings are those of peft.LoraConfig, e.g. r and lora_alpha.") from error
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
 
 
 def _places_of_images(config: Any, processor: Any) -> list[int]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ir_env.actions import MALFORMED
 from policies.vlm.parser import CLOSE, OPEN
+from policies.vlm.prompts import Prompter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
@@ -45,21 +47,33 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_nano(texts: Iterable[str], seed: int = 0) -> tuple[Qwen3VLForConditionalGeneration, Qwen3VLProcessor]:
+def build_nano(prompter: Prompter, seed: int = 0) -> tuple[Qwen3VLForConditionalGeneration, Qwen3VLProcessor]:
     """An untrained model and its processor.
 
     Args:
-        texts: prompts and answers; the tokenizer learns its vocabulary from them, and still writes any other text, byte by byte.
+        prompter: the tokenizer learns its vocabulary from the prompts and answers, and still writes any other text, byte by byte.
         seed: of the initial weights.
     """
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    tokenizer = train_tokenizer(texts)
+    tokenizer = train_tokenizer(vocabulary_of(prompter))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(nano_config(tokenizer))
     return model, _processor(tokenizer)
+
+
+def vocabulary_of(prompter: Prompter) -> Iterable[str]:
+    """Texts with all the words that prompts and answers are made of."""
+    import numpy as np
+
+    blank = np.zeros((8, 8, 3), np.uint8)
+    for action in range(prompter.actions.n):
+        yield prompter.answer(action)
+        for history in ((), (action,), (action, MALFORMED)):
+            for message in prompter.messages(blank, history):
+                yield from (part["text"] for part in message["content"] if part["type"] == "text")
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
