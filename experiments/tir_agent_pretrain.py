@@ -8,6 +8,11 @@ How to run
 The vision tower learns, with two linear heads that are dropped afterwards, what the encoder of the SimpleCall-style policy learns, from
 the same examples (``experiments/pretrain_encoder.py``): which degradations are there, and what every tool would gain next. The text layers
 stay as they were drawn. ``--out`` is then the folder of a vision-language model like any other. The examples are kept in ``--work``.
+
+Results to expect
+-----------------
+``--samples 12000 --states 18000 --epochs 7`` on BSDS500, on held-out photographs: balanced accuracy from 0.64 (low light) to 0.98 (low
+resolution); the tool that it holds for best gains 0.32 of the 0.70 that the best one would (the encoder of the SimpleCall-style policy: 0.37).
 """
 
 from __future__ import annotations
@@ -63,10 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
     parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--samples", type=int, default=24_000, help="degraded crops")
-    parser.add_argument("--states", type=int, default=9_000, help="images from the middle of restorations")
+    parser.add_argument("--samples", type=int, default=12_000, help="degraded crops")
+    parser.add_argument("--states", type=int, default=18_000, help="images from the middle of restorations")
     parser.add_argument("--heldout", type=int, default=480, help="of each kind")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
