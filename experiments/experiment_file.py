@@ -205,8 +205,14 @@ def _check_environment(config: Any) -> None:
     config.env_config["toolbox"] = env.process.executor.toolbox.references
     spec = config.rl_module_spec
     if isinstance(spec.model_config, dict):
-        actions = [[action.task, action.tool] for action in env.actions]
-        config.rl_module(rl_module_spec=replace(spec, model_config={**spec.model_config, "actions": actions}))
+        told = {name: _from_anywhere(value) for name, value in spec.model_config.items()}
+        told["actions"] = [[action.task, action.tool] for action in env.actions]
+        config.rl_module(rl_module_spec=replace(spec, model_config=told))
+
+
+def _from_anywhere(value: Any) -> Any:
+    """A relative path to a folder, such as a model's, as an absolute one: a checkpoint is used from other folders, too."""
+    return str(Path(value).resolve()) if isinstance(value, str) and "/" in value and Path(value).is_dir() else value
 
 
 def _number(key: str, value: Any) -> float:

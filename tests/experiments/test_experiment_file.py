@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from experiments.experiment_file import ExperimentError, apply_setting, load_experiment, split_setting
@@ -141,3 +143,13 @@ def test_yaml_takes_our_algorithm_and_that_of_a_package(tmp_path):
     file.write_text("mine: {run: GRPQ, env: x, stop: {training_iteration: 1}}")
     with pytest.raises(UnknownNameError, match="did you mean 'GRPO'"):
         load_experiment(file)
+
+
+def test_a_models_folder_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "results/policy").mkdir(parents=True)
+    experiment = Path("experiments/tir_agent_nano.py").resolve()
+    monkeypatch.chdir(tmp_path)
+    config = load_experiment(experiment, ["model_config.model=results/policy", "num_envs_per_env_runner=8"]).config
+    assert config.rl_module_spec.model_config["model"] == str(tmp_path / "results/policy")
+    config = load_experiment(experiment, ["model_config.model=Qwen/Qwen3-VL-8B-Instruct", "num_envs_per_env_runner=8"]).config
+    assert config.rl_module_spec.model_config["model"] == "Qwen/Qwen3-VL-8B-Instruct"
