@@ -52,6 +52,8 @@ DONE = "finished"
 
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
+    from experiments.tir_agent_measure import show
+
     out, start = options.out, time.monotonic()
     kept = out / "seconds.json"
     seconds = json.loads(kept.read_text()) if kept.is_file() else {}
@@ -81,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     table = compare(out / "demos", policies, options.images)
     table["seconds"] = {**seconds, "this command": round(time.monotonic() - start)}
     (out / "table.json").write_text(json.dumps(table, indent=2) + "\n")
-    show(table)
+    formed = {"formed": lambda row: f"{row['well_formed']:.0%}" if "well_formed" in row else ""}
+    show(f"{table['images']} held-out images", table["policies"], {"run": lambda row: f"{row['executions']:.2f}", **formed})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -125,28 +128,6 @@ def compare(demos: Path, policies: Mapping[str, Path], images: int) -> dict[str,
     for name, folder in track(policies.items(), "measuring", transient=True):
         told[name] = evaluate(load_policy(folder), rows, made_with)
     return {"images": len(rows), "policies": told}
-
-
-def show(table: Mapping[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    rows = table["policies"]
-    metrics = list(next(iter(rows.values()))["metrics"])
-    shown = Table(title=f"{table['images']} held-out images", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for column in ("policy", "gain", "normalised", *metrics, "tools run", "formed"):
-        shown.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
-    for name, row in rows.items():
-        shown.add_row(
-            name,
-            f"{row['gain']:+.2f} ± {row['gain_error']:.2f}",
-            f"{row['normalised']:+.2f}",
-            *(f"{row['metrics'][metric]:.4g}" for metric in metrics),
-            f"{row['executions']:.2f}",
-            f"{row['well_formed']:.1%}" if "well_formed" in row else "",
-        )
-    Console().print(shown)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,3 +129,24 @@ def rollout_diversity(planner: VLMPlanner, rows: Dataset, made_with: dict[str, A
     shares = {"mean_entropy": told.mean_entropy, "well_formed": planner.well_formed}
     # through JSON and back, so that what is returned is what is written
     return json.loads(json.dumps({"images": len(rows), "rollouts": rollouts, **asdict(told), **shares}))
+
+
+def show(title: str, rows: Mapping[str, Mapping[str, Any]], more: Mapping[str, Callable[[Mapping[str, Any]], str]]) -> None:
+    """Print policies side by side: gain, normalised gain, metrics, and ``more`` columns, from what :func:`evaluate` told."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "gain": lambda row: f"{row['gain']:+.2f}±{row['gain_error']:.2f}",
+        "norm.": lambda row: f"{row['normalised']:+.2f}",
+        **{name: lambda row, name=name: f"{row['metrics'][name]:.{2 if name == 'psnry' else 3}f}" for name in METRICS},
+        **more,
+    }
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        table.add_row(name, *(tell(row) for tell in columns.values()))
+    Console().print(table)
