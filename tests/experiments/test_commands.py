@@ -129,6 +129,7 @@ def iterations(text):
     return [int(number) for number in re.findall(r"^iteration +(\d+) ", text, re.MULTILINE)]
 
 
+@pytest.mark.timeout(900)
 def test_training_is_interrupted_resumed_evaluated_and_used(tmp_path, photo):
     experiment = Path(__file__).parents[2] / "experiments" / "simplecall_ppo.py"
     arguments = ["train", "file", experiment, "--samples=6", "--storage=runs", "--name=mine"]
