@@ -167,6 +167,7 @@ def test_an_interrupted_run_ends_the_same(demos, tuned, tmp_path):
         fine_tune(tmp_path / "nowhere", tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_workers_share_the_examples(demos, tuned, tmp_path):
     """Two workers with two examples each take the same steps as one process with four."""
