@@ -190,6 +190,7 @@ def test_an_adapter_is_trained_on_a_folder(demos, tuned, tmp_path):
     assert (settings["lr"], settings["epochs"], settings["accumulation"]) == (1e-5, 3, 4), "the paper's, for what is trained already"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
     toolbox, out = tmp_path / "mine.yaml", tmp_path / "run"
