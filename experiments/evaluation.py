@@ -132,15 +132,19 @@ def compare(
     The fixed plan is searched on the very images of the table, which favours it: a policy that beats it beats every fixed plan.
     """
     process = RestorationProcess(**evaluation_settings(env_config, combos))
-    rows = []
+    fresh, rows = start_heldout(process, samples, seed), []
+
+    def begin() -> list[Episode]:
+        return [episode.fork() for episode in fresh]
+
     for name, planner in {**policies, "nothing": NothingPlanner(), "random": RandomPlanner(seed)}.items():
         progress(name)
-        rows.append(measure(process, planner, start_heldout(process, samples, seed), name))
+        rows.append(measure(process, planner, begin(), name))
     progress("best fixed plan")
-    best: FixedPlan = search_fixed_plan(process, start_heldout(process, samples, seed))
-    rows.append(measure(process, best, start_heldout(process, samples, seed), "best fixed plan"))
+    best: FixedPlan = search_fixed_plan(process, begin())
+    rows.append(measure(process, best, begin(), "best fixed plan"))
     progress("greedy")
-    rows.append(measure(process, GreedyPlanner(), start_heldout(process, samples, seed), "greedy (oracle)"))
+    rows.append(measure(process, GreedyPlanner(), begin(), "greedy (oracle)"))
     dataset = evaluation_settings(env_config, combos)["dataset"]
     note = (
         f"The fixed plan, {' + '.join(best.tools) or 'nothing'}, was chosen on these very images; greedy looks one step ahead on the true "

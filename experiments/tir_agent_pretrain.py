@@ -5,7 +5,7 @@ How to run
     python -m experiments.tir_agent_pretrain --photos FOLDER --out results/nano
     python -m experiments.tir_agent_sft --demos results/demos --model results/nano --out results/sft
 
-The vision tower learns, with two linear heads that are dropped afterwards, what the encoder of the SimpleCall-style policy learns, from
+The vision tower learns, with a linear head that is dropped afterwards, what the encoder of the SimpleCall-style policy learns, from
 the same examples (``experiments/pretrain_encoder.py``): which degradations are there, and what every tool would gain next. The text layers
 stay as they were drawn. ``--out`` is then the folder of a vision-language model like any other. The examples are kept in ``--work``.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.pretrain_encoder import describe, evaluate, fit, make_examples
+from experiments.pretrain_encoder import describe, evaluate, fit, make_sets
 from ir_env.actions import ActionTable
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.nano import NANO, VIEW_SIZE
@@ -38,7 +38,7 @@ from tool_actors.toolboxes import load_toolbox
 
 
 class Seeing(nn.Module):
-    """The vision tower of a Qwen3-VL with a head for degradations and one for gains, on the means of its visual tokens.
+    """The vision tower of a Qwen3-VL with a head for degradations and gains, on the means of its visual tokens.
 
     Args:
         vlm: its tower is trained in place.
@@ -68,10 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
     parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--samples", type=int, default=12_000, help="degraded crops")
-    parser.add_argument("--states", type=int, default=18_000, help="images from the middle of restorations")
-    parser.add_argument("--heldout", type=int, default=480, help="of each kind")
-    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--states", type=int, default=16_000, help="images to learn from")
+    parser.add_argument("--heldout", type=int, default=960, help="images of photographs that it never sees")
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -83,23 +82,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     start = time.monotonic()
     toolbox = load_toolbox(options.toolbox)
-    sets = {}
-    for split, samples, states, seed in (
-        ("train", options.samples, options.states, options.seed),
-        ("heldout", options.heldout, options.heldout, options.seed + 1),
-    ):
-        sets[split] = make_examples(
-            options.photos, split, VIEW_SIZE, toolbox.references, samples, states, seed, options.processes, options.work
-        )
+    train, heldout = make_sets(options, VIEW_SIZE, toolbox.references)
     limit_threads(options.threads)
     settings = PolicySettings.of(NANO)
     vlm = VisionLanguageModel.load(NANO, settings.prompter(ActionTable(toolbox)), seed=options.seed)
     torch.manual_seed(options.seed)
     network = Seeing(vlm, len(toolbox))
-    fit(network, *sets["train"], sets["heldout"], options.epochs, options.batch, options.lr, options.seed)
+    fit(network, *train, heldout, options.epochs, options.batch, options.lr, options.seed)
     vlm.save(options.out)
     settings.save(options.out)
-    report = evaluate(network.eval(), *sets["heldout"])
+    report = evaluate(network.eval(), *heldout)
     (options.out / "report.json").write_text(json.dumps({"held_out": report, "seconds": round(time.monotonic() - start)}, indent=2) + "\n")
     print(f"{options.out}: {describe(report)}")
 

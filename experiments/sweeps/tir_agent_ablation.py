@@ -35,6 +35,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{(result.config or {}).get('row')}: failed ({cause}); the same command tries it again")
     done = {name: json.loads(place.read_text()) for name in ROWS if (place := options.out / folder_of(name) / "result.json").is_file()}
     (options.out / "table.json").write_text(json.dumps(done, indent=2) + "\n")
-    shares = {name: lambda row, name=name: f"{row['diversity'][name]:.2f}" for name in ("distinct", "order", "tool")}
+    columns = {"distinct": "distinct", "order": "order_pairs", "tool": "tool_pairs", "entropy": "mean_entropy"}
+    shares = {title: lambda row, name=name: f"{row['diversity'][name]:.2f}" for title, name in columns.items()}
     show(f"{options.images} held-out images", done, shares)
 
 
@@ -155,23 +157,21 @@ def run_row(config: dict[str, str], settings: dict[str, Any]) -> None:
                 surroundings = {**os.environ, "OMP_NUM_THREADS": str(settings["cpus"])}
                 subprocess.run([sys.executable, "-m", "experiments.tir_agent_sft", *map(str, words)], check=True, env=surroundings)
         policy = sft / "policy"
-    history = []
     if row.grpo is not None:
         trained = place / "policy"
-        history = train_grpo(policy, trained, row.grpo, settings, tune.report)
+        train_grpo(policy, trained, row.grpo, settings, tune.report)
         policy = trained
     splits, made_with = load_demonstrations(base / "demos")
     rows = splits["heldout"].select(range(min(settings["images"], len(splits["heldout"]))))
     told = evaluate(load_policy(policy), rows, made_with)
     sampled = VLMPlanner.load(policy, temperature=1.0, seed=settings["seed"])
-    told["diversity"] = rollout_diversity(sampled, rows.select(range(min(24, len(rows)))), made_with, 8)
-    told["history"] = history
+    told["diversity"] = rollout_diversity(sampled, rows, made_with, 8)
     (place / "result.json").write_text(json.dumps(told, indent=2) + "\n")
-    tune.report({name: value for name, value in told.items() if name != "history"})
+    tune.report(told)
 
 
-def train_grpo(policy: Path, out: Path, grpo: dict[str, Any], settings: dict[str, Any], report) -> list[dict[str, Any]]:
-    """GRPO from a policy's folder into another one; what was reported after each iteration."""
+def train_grpo(policy: Path, out: Path, grpo: dict[str, Any], settings: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    """GRPO from a policy's folder into another one; ``report`` is told of each iteration."""
     from ray.rllib.callbacks.callbacks import RLlibCallback
 
     from experiments.experiment_file import load_experiment
@@ -180,19 +180,16 @@ def train_grpo(policy: Path, out: Path, grpo: dict[str, Any], settings: dict[str
     changes += [*settings["grpo"], *(f"{name}={json.dumps(value)}" for name, value in grpo.items())]
     config = load_experiment(NANO_EXPERIMENT, changes, seed=settings["seed"]).config.callbacks(RLlibCallback)
     algorithm = config.build_algo()
-    history = []
     try:
         for _ in range(settings["iterations"]):
             told = algorithm.train()["grpo"]
-            history.append({name: told[name] for name in ("reward", "weight", "format_rate", "diversity")})
-            history[-1] = json.loads(json.dumps(history[-1], default=float))
-            report(history[-1])
+            shown = {name: told[name] for name in ("reward", "weight", "format_rate", "diversity")}
+            report(json.loads(json.dumps(shown, default=float)))
         module = algorithm.get_module()
         module.vlm.save(out)
         module.settings.save(out)
     finally:
         algorithm.stop()
-    return history
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,11 @@ class Diversity:
     """Share of the images with two rollouts of the same tasks in another order."""
     tool: float
     """Share of the images with two rollouts of the same sequence of tasks by other tools."""
+    order_pairs: float
+    """Of the pairs of rollouts of an image with the same tasks, the share with another order. It does not saturate, as those above do
+    when nearly every image has one such pair among its 28."""
+    tool_pairs: float
+    """Of the pairs of rollouts of an image with the same sequence of tasks, the share with other tools."""
     entropy: dict[str, float]
     """Entropy of the distribution of tools, in nats, per task that occurs; over all rollouts."""
     images_by_distinct: dict[int, int]
@@ -51,6 +57,8 @@ def diversity(groups: Sequence[Sequence[Trajectory]]) -> Diversity:
         distinct=float(np.mean(shares)),
         order=float(order.mean()),
         tool=float(tool.mean()),
+        order_pairs=_share_of_pairs(groups, lambda tasks, tools: (sorted(tasks), tasks)),
+        tool_pairs=_share_of_pairs(groups, lambda tasks, tools: (tasks, tools)),
         entropy=tool_entropy([trajectory for group in groups for trajectory in group]),
         images_by_distinct={count: int((distinct == count).sum()) for count in counts},
         order_by_distinct={count: float(order[distinct == count].mean()) for count in counts},
@@ -69,6 +77,17 @@ def tool_entropy(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         shares = np.array(list(count.values())) / count.total()
         entropies[task] = float(-(shares * np.log(shares)).sum()) + 0.0
     return entropies
+
+
+def _share_of_pairs(groups: Sequence[Sequence[Trajectory]], split: Callable[[list[str], list[str]], tuple[list[str], list[str]]]) -> float:
+    """Of the pairs within a group whose first parts are equal, the share whose second parts are not; 0 if there is no such pair."""
+    alike = differing = 0
+    for group in groups:
+        parts = [split([task for task, _ in trajectory], [tool for _, tool in trajectory]) for trajectory in group if trajectory]
+        for (first, one), (second, other) in itertools.combinations(parts, 2):
+            alike += first == second
+            differing += first == second and one != other
+    return differing / alike if alike else 0.0
 
 
 def _has_other_order(group: Sequence[Trajectory]) -> bool:

@@ -99,6 +99,8 @@ class VisionLanguageModel:
         else:
             model, processor = load_pretrained(str(name), dtype)
         if lora:
+            if hasattr(model, "peft_config"):
+                raise ModelError(f"{name} is an adapter already, which trains on as it is: leave the settings of lora out")
             model = add_lora(model, lora, seed)
         return cls(model.to(device).eval(), processor, str(name))
 

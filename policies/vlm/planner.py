@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from ir_env.actions import ActionTable
 from policies.planners.base import Observation, Planner
+from policies.vlm.nano import NANO, VIEW_SIZE
 from policies.vlm.parser import parse
-from policies.vlm.prompts import Prompter
+from policies.vlm.prompts import Messages, Prompter, distinct
 from tool_actors.errors import IrEnvError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "vlm_policy.json"
 """Beside the weights of a trained policy."""
-BATCH = 16
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,6 @@ class PolicySettings:
     @classmethod
     def of(cls, name: str | Path) -> PolicySettings:
         """Those that a model by this name or in this folder is asked with: as it was trained, or as suits its size."""
-        from policies.vlm.nano import NANO, VIEW_SIZE
-
         return cls(compact=True, view_size=VIEW_SIZE, spectrum=True) if str(name) == NANO else cls.read(name)
 
     def prompter(self, actions: ActionTable) -> Prompter:
@@ -103,18 +102,21 @@ class VLMPlanner(Planner):
         return self.plan_batch([observation])[0]
 
     def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
+        import torch
+
         chosen = []
         for start in range(0, len(observations), BATCH):
             part = observations[start : start + BATCH]
-            prompters = {id(each.actions): self._prompter(each) for each in part}
-            prompts = self.vlm.encode([prompters[id(each.actions)].messages(each.image, each.history) for each in part])
+            first, rows = distinct([(id(each.actions), each.image.tobytes(), *each.history) for each in part])
+            prompts = self.vlm.encode([self._messages(part[index]) for index in first])
             seed = None if self.temperature == 0 else self._seed + self.counts["answers"]
-            answers = self.vlm.generate(prompts, self.temperature, self.max_tokens, seed)
+            asked = None if len(first) == len(part) else torch.tensor(rows, device=self.vlm.device)
+            answers = self.vlm.generate(prompts, self.temperature, self.max_tokens, seed, asked)
             chosen += [self._decide(text, each) for text, each in zip(answers.texts, part, strict=True)]
         return chosen
 
-    def _prompter(self, observation: Observation) -> Prompter:
-        return self.settings.prompter(observation.actions)
+    def _messages(self, observation: Observation) -> Messages:
+        return self.settings.prompter(observation.actions).messages(observation.image, observation.history)
 
     def _decide(self, text: str, observation: Observation) -> int:
         answer = parse(text, observation.actions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,3 +108,14 @@ def _signature(name: str, meaning: str, tools: Sequence[str]) -> dict:
     properties = {"tool": {"type": "string", "enum": list(tools)}} if tools else {}
     parameters = {"type": "object", "properties": properties, "required": list(properties)}
     return {"type": "function", "function": {"name": name, "description": meaning, "parameters": parameters}}
+
+
+def distinct(prompts: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Where each different prompt stands first, and which of these each prompt is: rollouts of one image share the reading of it.
+
+    >>> distinct(["a", "b", "a"])
+    ([0, 1], [0, 1, 0])
+    """
+    place: dict[Hashable, int] = {}
+    rows = [place.setdefault(prompt, len(place)) for prompt in prompts]
+    return [rows.index(index) for index in range(len(place))], rows

@@ -18,6 +18,7 @@ from policies.grpo.policy import TOKEN_MASK, TokenPolicy, TrainableStateModule
 from policies.vlm.model import MAX_TOKENS, VisionLanguageModel
 from policies.vlm.parser import parse
 from policies.vlm.planner import PolicySettings, VLMPlanner
+from policies.vlm.prompts import distinct
 from tool_actors.errors import IrEnvError
 
 
@@ -65,7 +66,8 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         self.temperature = float(options.get("temperature", 1.0))
         self.max_tokens, self.batch = int(options.get("max_tokens", MAX_TOKENS)), int(options.get("batch", 64))
         # in a list: it is neither trained, nor sent, nor stored
-        self._reference = [copy.deepcopy(self.model).requires_grad_(False)] if options.get("keep_reference") else []
+        kept = options.get("keep_reference") and not self.inference_only
+        self._reference = [copy.deepcopy(self.model).requires_grad_(False)] if kept else []
 
     # -- sampling -----------------------------------------------------------------------------------------------------------------
 
@@ -99,12 +101,9 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         """The distinct prompts, and which of them each observation is: the members of a group begin with the same, and may go on so."""
         images, histories = observation["image"].cpu().numpy(), observation["history"].long().cpu().numpy() - 1
         steps = observation["step"].reshape(-1).long().tolist()
-        distinct, rows = {}, []
-        for image, history, step in zip(images, histories, steps, strict=True):
-            calls = history[:step].tolist()
-            key = (image.tobytes(), *calls)
-            rows.append(distinct.setdefault(key, (len(distinct), image, calls))[0])
-        chats = [self.prompter.messages(image, calls) for _, image, calls in distinct.values()]
+        calls = [history[:step].tolist() for history, step in zip(histories, steps, strict=True)]
+        first, rows = distinct([(image.tobytes(), *before) for image, before in zip(images, calls, strict=True)])
+        chats = [self.prompter.messages(images[index], calls[index]) for index in first]
         if len(chats) == len(rows):
             return self.vlm.encode(chats), None
         if self.checkpointing and torch.is_grad_enabled():

@@ -26,7 +26,7 @@ def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
     (tmp_path / "mine.yaml").write_text("[tv.denoise, shift.brighten]")
     out, work = tmp_path / "cnn.safetensors", tmp_path / "work"
     places = ["--photos", tmp_path / "photos", "--toolbox", tmp_path / "mine.yaml", "--work", work, "--out", out]
-    sizes = ["--samples", 64, "--states", 12, "--heldout", 24, "--epochs", 1, "--batch", 32, "--processes", 1]
+    sizes = ["--states", 24, "--heldout", 24, "--epochs", 1, "--batch", 8, "--processes", 1]
     pretrain_encoder.main([*map(str, places + sizes)])
     limit_threads(1)
     weights, shipped = load_file(out), load_file(SmallCNN.WEIGHTS)
@@ -34,7 +34,7 @@ def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
     assert shapes[0] == shapes[1] and weights["gains.weight"].shape == (2, SmallCNN.HEAD)
     assert SmallCNN(out).tools == ("tv.denoise", "shift.brighten")
     card = json.loads(out.with_suffix(".json").read_text())
-    assert card["settings"]["samples"] == 64 and set(card["held_out"]["balanced_accuracy"]) >= {"noise", "low_resolution"}
+    assert card["settings"]["states"] == 24 and set(card["held_out"]["balanced_accuracy"]) >= {"noise", "low_resolution"}
     assert card["tools"] == ["tv.denoise", "shift.brighten"]
     assert card["held_out"]["gain_of_best_tool"] >= card["held_out"]["gain_of_foreseen_tool"]
     [kept] = work.glob("train_*/*.npz")

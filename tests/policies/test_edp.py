@@ -83,6 +83,9 @@ def test_diversity_of_rollouts():
     assert (diversity([order]).order, diversity([order]).tool) == (1, 0)
     assert (diversity([tools]).order, diversity([tools]).tool) == (0, 1)
     assert (diversity([length]).order, diversity([length]).tool) == (0, 0), "other tasks are neither"
+    assert (diversity([order]).order_pairs, diversity([order]).tool_pairs) == (7 / 28, 0)
+    assert (diversity([tools]).order_pairs, diversity([tools]).tool_pairs) == (0, 12 / 28)
+    assert diversity([length, tools]).tool_pairs == 12 / (6 + 6 + 28), "only pairs of the same tasks count"
     told = diversity([same, order, tools, length])
     assert told.distinct == pytest.approx((1 + 2 + 2 + 2) / 32) and told.order == told.tool == 1 / 4
     assert told.images_by_distinct == {1: 1, 2: 3}

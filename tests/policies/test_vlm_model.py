@@ -178,6 +178,8 @@ def test_lora_trains_the_adapter_alone_and_is_kept_alone(vlm, folder, chats, pro
     adapted.save(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < (folder / "model.safetensors").stat().st_size / 10
     assert torch.equal(VisionLanguageModel.load(tmp_path).logprobs(prompts, tokens, mask), told)
+    with pytest.raises(ModelError, match="an adapter already"):
+        VisionLanguageModel.load(tmp_path, lora={"r": 4})
 
 
 def test_what_cannot_be_loaded_says_what_to_do(prompter, folder, tmp_path, monkeypatch):
