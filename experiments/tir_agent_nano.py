@@ -19,7 +19,7 @@ from experiments.callbacks import RestorationCallbacks
 from policies.grpo.config import GRPOConfig
 from policies.vlm.rl_module import VLMRLModule
 
-ITERATIONS = 80
+ITERATIONS = 100
 
 stop = {"training_iteration": ITERATIONS}
 
@@ -44,6 +44,7 @@ config = (
         rewards="final",
         advantage="mar",
         format_weight=0.5,
+        economy_weight=0.1,
         num_epochs=1,
         num_minibatches=4,
         micro_batch_size=64,

@@ -22,7 +22,7 @@ from ray.rllib.utils.metrics import (
 
 from policies.grpo.advantages import AdvantageEstimator, Advantages
 from policies.grpo.config import GRPOConfig
-from policies.grpo.rollouts import add_column, check_groups, diversity, rollout_rewards, tool_use, valid_share
+from policies.grpo.rollouts import add_column, check_groups, diversity, rollout_rewards, tool_use, tools_run, valid_share
 from tool_actors.errors import IrEnvError
 
 logger = logging.getLogger(__name__)
@@ -121,8 +121,10 @@ class GRPO(Algorithm):
             raise IrEnvError(f"the environment reports the metrics {names}, and the run began with {list(self._estimator.names)}")
         valid = valid_share(episodes)
         shape = (-1, config.group_size)
-        extra = (valid.reshape(*shape, 1), [config.format_weight]) if config.format_weight else (None, ())
-        result = self._estimator(rewards.reshape(*shape, len(names)), *extra)
+        beside = [(valid, config.format_weight), (-tools_run(episodes), config.economy_weight)]
+        beside = [(values.reshape(shape), weight) for values, weight in beside if weight]
+        extra = np.stack([values for values, _ in beside], axis=2) if beside else None
+        result = self._estimator(rewards.reshape(*shape, len(names)), extra, [weight for _, weight in beside])
         add_column(episodes, "advantages", result.advantages.reshape(-1).astype(np.float32))
         add_column(episodes, "rollout", np.arange(len(episodes)))
         self._log(episodes, result, valid)

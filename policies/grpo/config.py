@@ -29,7 +29,7 @@ class GRPOConfig(AlgorithmConfig):
         self.rounds_per_iteration = 1
         self.rewards = "final"
         self.metric_weights: dict[str, float] = {}
-        self.format_weight = 0.0
+        self.format_weight, self.economy_weight = 0.0, 0.0
         self.advantage = "mar"
         self.mar, self.decouple, self.dynamic_weights = True, True, True
         self.mar_clip, self.mar_beta, self.mar_floor = 0.2, 0.1, 1e-3
@@ -61,6 +61,7 @@ class GRPOConfig(AlgorithmConfig):
         rewards: str = NotProvided,
         metric_weights: Mapping[str, float] = NotProvided,
         format_weight: float = NotProvided,
+        economy_weight: float = NotProvided,
         advantage: str = NotProvided,
         mar: bool = NotProvided,
         decouple: bool = NotProvided,
@@ -93,6 +94,8 @@ class GRPOConfig(AlgorithmConfig):
                 advantages but for MAR's weights: MAR divides by running means, which those of gains, near zero, do not bear well.
             metric_weights: weight per metric for the advantages ``grpo`` and ``gdpo``; 1 where it says nothing.
             format_weight: weight of one more reward, the share of a rollout's steps that were valid.
+            economy_weight: weight of one more reward, minus the number of tools that were run. Metrics do not mind a tool that changes
+                next to nothing.
             advantage: ``grpo``, ``mar`` or ``gdpo``, see :class:`policies.grpo.advantages.AdvantageOptions`.
             mar: False is TIR-Agent's ablation "w/o MAR".
             decouple: False is its ablation "w/o decouple".

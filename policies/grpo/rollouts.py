@@ -68,6 +68,12 @@ def tool_use(episodes: Sequence[SingleAgentEpisode]) -> dict[str, float]:
     return {name: count / len(episodes) for name, count in sorted(calls.items())}
 
 
+def tools_run(episodes: Sequence[SingleAgentEpisode]) -> np.ndarray:
+    """float64 (N,): how many tools each rollout ran; 0 in environments that report none."""
+    names = [[step.get("tool") for step in episode.get_infos()[1:] if not step.get("invalid")] for episode in episodes]
+    return np.array([float(sum(name not in (None, "", "stop") for name in called)) for called in names])
+
+
 def diversity(episodes: Sequence[SingleAgentEpisode], group_size: int) -> float:
     """Mean share of distinct rollouts in a group, from 1 / G (all alike) to 1: by the tools they called, or their actions without such."""
     paths = [

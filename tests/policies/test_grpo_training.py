@@ -26,7 +26,7 @@ from policies.grpo.config import GRPOConfig
 from policies.grpo.env_runner import GroupEnvRunner
 from policies.grpo.learner import rollout_minibatches, take
 from policies.grpo.policy import TokenPolicy, TrainableStateModule
-from policies.grpo.rollouts import add_column, check_groups, diversity, rollout_rewards, tool_use, valid_share
+from policies.grpo.rollouts import add_column, check_groups, diversity, rollout_rewards, tool_use, tools_run, valid_share
 from policies.simplecall.rl_module import SimpleCallRLModule
 from tool_actors.errors import IrEnvError, UnknownNameError
 
@@ -140,6 +140,9 @@ def test_what_is_read_from_rollouts():
     assert valid_share(episodes).tolist() == [1.0] * 8
     episodes[0].get_infos(-1)["invalid"] = True
     assert valid_share(episodes)[0] == pytest.approx(1 - 1 / len(episodes[0]))
+    stops = [episode.get_infos(-1)["tool"] == "stop" for episode in episodes]
+    assert tools_run(episodes)[1:].tolist() == [len(episode) - stop for episode, stop in zip(episodes, stops, strict=True)][1:]
+    assert tools_run(episodes)[0] == len(episodes[0]) - 1, "a forbidden call runs nothing"
     assert sum(tool_use(episodes).values()) == pytest.approx(np.mean([len(episode) for episode in episodes]))
     assert diversity([episodes[0]] * 4 + [episodes[1]] * 4, 4) == 0.25
 
