@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=64, help="side of the crops, in pixels: that of the images the policy will see")
     parser.add_argument("--states", type=int, default=24_000, help="images to learn from")
     parser.add_argument("--heldout", type=int, default=960, help="images of photographs that it never sees")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)

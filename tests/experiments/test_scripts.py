@@ -39,7 +39,7 @@ def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
     assert card["held_out"]["gain_of_best_tool"] >= card["held_out"]["gain_of_foreseen_tool"]
     [kept] = work.glob("train_*/*.npz")
     with np.load(kept) as states:
-        assert states["images"].shape == (12, 64, 64, 3) and states["gains"].shape == (12, 2)
+        assert states["images"].shape == (24, 64, 64, 3) and states["gains"].shape == (24, 2)
         assert states["present"].sum(1).max() <= 3 and (states["gains"] > 0).any()
 
 
