@@ -65,10 +65,9 @@ class SimpleCallNetwork(nn.Module):
         return table
 
     def train(self, mode: bool = True) -> SimpleCallNetwork:
-        """A frozen encoder keeps its normalisation as it was trained, whatever the mode."""
+        """The encoder works as in evaluation, whatever the mode: batch statistics and dropout would enter the importance ratio."""
         super().train(mode)
-        if not self.train_encoder:
-            self.encoder.eval()
+        self.encoder.eval()
         return self
 
     def encode(self, images: Tensor) -> Tensor:

@@ -86,6 +86,9 @@ def test_a_frozen_encoder_stays_as_it_was_trained():
     torch.testing.assert_close(first[:2], second, msg="a picture's features do not depend on the batch")
     assert not first.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
+    learning = SimpleCallNetwork(5, 6, train_encoder=True).train()
+    told = learning.encode(images)
+    assert told.requires_grad and torch.equal(told, learning.encode(images)), "no dropout, no statistics of the batch"
 
 
 def test_encoding_once_changes_nothing(env):
