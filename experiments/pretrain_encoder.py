@@ -42,7 +42,6 @@ from tool_actors.toolboxes import load_toolbox
 CHUNK, STEPS = 48, 3
 COMBOS = ("random:2:2:2", "A,B,C")
 """What the crops are degraded by: half of them by any two or three degradations or one, half as the benchmark's images are."""
-WEIGHT_DECAY = 0.02
 TEMPERATURE = 0.15
 """Of the choice among tools by their gains, in units of reward."""
 GAIN_WEIGHT = 4.0
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     made = time.monotonic()
     torch.manual_seed(options.seed)
     network = SmallCNN(None, toolbox.names).to(memory_format=torch.channels_last)
-    fit(network, *train, heldout, options.epochs, options.batch, options.lr, options.seed)
+    fit(network, *train, heldout, options.epochs, options.batch, options.lr, options.seed, weight_decay=0.02, mix_colours=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # vectors are small and hold variances, which half precision would round to 0
     stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in network.state_dict().items()}
@@ -195,11 +194,16 @@ def fit(
     batch: int,
     lr: float,
     seed: int,
+    weight_decay: float = 1e-4,
+    mix_colours: bool = False,
 ) -> None:
-    """Train a network, from float32 (B, 3, S, S) to (B, 8 + tools), on examples of :func:`make_examples`; reports after each epoch."""
+    """Train a network, from float32 (B, 3, S, S) to (B, 8 + tools), on examples of :func:`make_examples`; reports after each epoch.
+
+    ``mix_colours`` changes the places of the colours in half of the batches: a network knows photographs by them.
+    """
     start = time.monotonic()
     steps = epochs * (len(images) // batch)
-    optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
     rng = np.random.default_rng(seed)
     for epoch in range(epochs):
@@ -209,7 +213,7 @@ def fit(
             shown = images[rows]
             if rng.random() < 0.5:  # rain falls down and haze lies far above, so only left and right are the same
                 shown = shown.flip(2)
-            if rng.random() < 0.5:  # colours are what a network would know a photograph by
+            if mix_colours and rng.random() < 0.5:
                 shown = shown[..., rng.permutation(3)]
             with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
                 told = network(shown.permute(0, 3, 1, 2).float() / 255.0)
