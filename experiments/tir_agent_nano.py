@@ -10,7 +10,7 @@ How to run
 ``experiments/tir_agent_qwen3vl_8b.py`` but for the sizes, and a learning rate that suits a small model trained from nothing. TIR-Agent's
 ablations are ``--set mar=false``, ``--set decouple=false`` and ``--set dynamic_weights=false``.
 
-Results to expect: those of ``experiments/tir_agent.py``; 4 to 6 seconds per iteration on one core.
+Results to expect: those of ``experiments/tir_agent.py``; 4 to 7 seconds per iteration on one core.
 """
 
 from ray.rllib.core.rl_module import RLModuleSpec
