@@ -217,7 +217,8 @@ def test_what_is_reported(uninterrupted):
     assert set(first["grpo"]) == {"format_rate", "diversity", "zero_spread", "reward", "weight", "ema", "tool_use"}
     for name in ("reward", "weight", "ema"):
         assert set(first["grpo"][name]) == metrics
-    assert set(first["grpo"]["weight"].values()) == {1 / 3} != set(last["grpo"]["weight"].values())
+    weights = [set(told["grpo"]["weight"].values()) for told in uninterrupted[0]]
+    assert weights[0] == {1 / 3} and any(len(later) > 1 for later in weights[1:])
     assert first["grpo"]["reward"] == first["grpo"]["ema"]
     assert set(last["grpo"]["tool_use"]) <= {*TOOLS, "stop"} and first["grpo"]["format_rate"] == 1
     assert all(0.25 <= each["grpo"]["diversity"] <= 1 for each in uninterrupted[0])
