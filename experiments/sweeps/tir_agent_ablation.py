@@ -26,7 +26,9 @@ nano that was pretrained a little otherwise:
     TIR-Agent      +0.61 ± .09     +1.25  20.36  0.5941  0.1503
 
 So few iterations tell no row from another in quality. EDP raises what is explored, 8 rollouts of each of the 128 images: distinct rollouts;
-rollouts of the same tasks in another order, and with other tools, as shares of images and of pairs of rollouts; entropy of the tools.
+rollouts of the same tasks in another order, and with other tools, as shares of images and of pairs of rollouts; entropy of the tools. For
+the first two rows see ``report.json`` of ``experiments/tir_agent_sft.py`` with ``--diversity-images 128``; the others are in
+``table.json``.
 
                      distinct  order: images  pairs  tool: images  pairs  entropy
     SFT without EDP       .86            .13    .05           .79    .74      .96

@@ -66,8 +66,9 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 (B, 3, S, S) in [0, 1] -> (B, 8 + tools): logits of the degradations, then gains of the tools in units of the reward."""
-        maps = F.pixel_unshuffle(images - 0.5, 2)
-        pooled = [*_moments(images - 0.5), self.spectrum(self.statistics(images))]
+        centred = images - 0.5
+        maps = F.pixel_unshuffle(centred, 2)
+        pooled = [*_moments(centred), self.spectrum(self.statistics(images))]
         for stage in self.stages:
             maps = stage(maps)
             pooled += _moments(maps)

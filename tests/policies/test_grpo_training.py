@@ -420,7 +420,7 @@ def test_token_sequences_are_learned(tmp_path):
 
 @pytest.mark.parametrize("options", [{"advantage": "gdpo"}, {"advantage": "grpo", "metric_weights": {"psnr": 1.0, "lpips": 0.5}}])
 def test_the_other_advantages_train_as_well(options):
-    with running(token_settings(**options, format_weight=0.1, num_epochs=1)) as algorithm:
+    with running(token_settings(**options, format_weight=0.1, economy_weight=0.1, num_epochs=1)) as algorithm:
         result = algorithm.train()
         assert result["grpo"]["weight"] == {"psnr": 1.0, "lpips": options.get("metric_weights", {}).get("lpips", 1.0)}
         assert "ema" not in result["grpo"] and result["learners"]["default_policy"]["total_loss"] != 0
