@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from ir_env.datasets.base import fixed_samples
-from ir_env.process import Episode, RestorationProcess
-from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, Planner, RandomPlanner, run, search_fixed_plan
+from ir_env.episode import Episode
+from ir_env.planner import Planner, run
+from ir_env.process import RestorationProcess
+from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner, search_fixed_plan
 
 HELDOUT_SEED = 20_000
 BATCH = 32

@@ -31,8 +31,9 @@ from torch import nn
 
 from experiments.train_tools import has_bfloat16_units
 from ir_env.datasets import SynthesisedDataset
-from ir_env.process import Episode, RestorationProcess
-from ir_env.spaces import view
+from ir_env.episode import Episode
+from ir_env.observation import view
+from ir_env.process import RestorationProcess
 from policies.simplecall.encoders import SmallCNN
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.threads import limit_threads

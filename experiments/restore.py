@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ir_env.episode import Episode
 from ir_env.images import find_images, load_image, make_folder, save_image
 from ir_env.metrics import NO_REFERENCE_METRICS, MetricError, MetricSuite
-from ir_env.process import Episode, RestorationProcess
+from ir_env.planner import Planner, run
+from ir_env.process import RestorationProcess
 from ir_env.rendering import sheet
 from policies.loading import load_policy
-from policies.planners import Planner, run
 from tool_actors.errors import IrEnvError
 
 _SUITES = {name: MetricSuite([name]) for name in NO_REFERENCE_METRICS}

@@ -19,7 +19,7 @@ foresees: +0.88 ± 0.10; doing nothing 0, random -1.18, best fixed plan +0.48, g
 
 from ray.rllib.core.rl_module import RLModuleSpec
 
-from experiments.callbacks import RestorationCallbacks
+from experiments.training.callbacks import RestorationCallbacks
 from policies.grpo.config import GRPOConfig
 from policies.simplecall.rl_module import SimpleCallRLModule
 

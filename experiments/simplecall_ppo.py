@@ -16,7 +16,7 @@ largest, and learns from there.
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module import RLModuleSpec
 
-from experiments.callbacks import RestorationCallbacks
+from experiments.training.callbacks import RestorationCallbacks
 from policies.simplecall.learner import SimpleCallPPOLearner
 from policies.simplecall.rl_module import SimpleCallRLModule
 

@@ -14,7 +14,7 @@ hundred steps in ``--work``, so the same command goes on where it stopped. The r
 It runs on a GPU where there is one. Convolutions compute in bfloat16 where the machine has units for it, which trains three times as fast
 (48 channels, one core with AMX) to the same gain; weights stay float32 until they are written.
 
-Results to expect: the cards in tool_actors/weights/; the 18 tools took an hour on two cores, one process of one thread on each.
+Results to expect: the cards in tool_actors/embedded/weights/; the 18 tools took an hour on two cores, one process of one thread on each.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from ir_env.datasets import Photos, load_photos
 from ir_env.degradations import degrade, parse_combo
 from ir_env.degradations.recipe import Scene
 from tool_actors.embedded import FOLDER
+from tool_actors.embedded.networks import NETWORKS
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.networks import NETWORKS
 from tool_actors.threads import limit_threads
 
 KEEP_EVERY = 200

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ir_env.process import Episode
-from ir_env.spaces import observe
-from ir_env.starts import start_episodes
+from ir_env.episode import Episode
+from ir_env.observation import observe
+from ir_env.reset_options import start_episodes
 from ir_env.vector_env import RestorationVectorEnv
 from tool_actors.errors import IrEnvError
 

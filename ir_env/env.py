@@ -7,10 +7,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from ir_env.process import Episode, RestorationProcess
+from ir_env.episode import Episode
+from ir_env.observation import observation_space, observe
+from ir_env.process import RestorationProcess
 from ir_env.rendering import film_strip, show, transcript
-from ir_env.spaces import observation_space, observe
-from ir_env.starts import start_episodes
+from ir_env.reset_options import start_episodes
 from tool_actors.errors import IrEnvError
 
 DEFAULT_OBSERVATION_SIZE = 64

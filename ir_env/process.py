@@ -6,64 +6,22 @@ One call of :meth:`RestorationProcess.step` makes one batched tool call and one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ir_env.actions import MALFORMED, ActionTable
 from ir_env.datasets import Dataset, Sample, load_dataset
+from ir_env.episode import Episode
 from ir_env.images import check_size
 from ir_env.metrics import DEFAULT_METRICS, MetricSuite
 from ir_env.rewards import Reward, Transition, make_reward
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Executor, ImageState, Quantize, Request
-from tool_actors.executors import make_executor
+from tool_actors.make_executor import make_executor
 from tool_actors.toolbox import Toolbox
 
 DEFAULT_MAX_STEPS = 6
 PHOTO_LOW_RESOLUTION_BELOW = 300
-
-
-@dataclass
-class Episode:
-    """One image on its way."""
-
-    sample: str
-    """Identifier of the sample, or the name of the user's image."""
-    combo: str
-    """The degradations, joined by ``+``; empty if unknown."""
-    reference: np.ndarray | None
-    """uint8 (H, W, 3), clean; None if there is none."""
-    states: list[ImageState]
-    """The degraded image, then the state after each step."""
-    scores: list[np.ndarray]
-    """Metric vector (K,) of each state, in the metrics' own orientation."""
-    mask: np.ndarray
-    """int8 (n,): which actions are allowed now."""
-    history: list[int] = field(default_factory=list)
-    """Indices of the actions taken, forbidden and malformed ones too."""
-    applied: list[int] = field(default_factory=list)
-    """Indices of the actions that made :attr:`states`, one less than these."""
-    seconds: list[float] = field(default_factory=list)
-    """Running time of the tool of each step."""
-    total_reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-    error: str = ""
-    """The tool's failure, if one ended the episode."""
-
-    @property
-    def state(self) -> ImageState:
-        return self.states[-1]
-
-    @property
-    def done(self) -> bool:
-        return self.terminated or self.truncated
-
-    def fork(self) -> Episode:
-        """The same episode up to here, to go on with in another way; images are shared, they are never written to."""
-        own = {name: list(getattr(self, name)) for name in ("states", "scores", "history", "applied", "seconds")}
-        return replace(self, **own)
 
 
 class RestorationProcess:
@@ -82,7 +40,7 @@ class RestorationProcess:
         low_resolution_below: see :class:`ir_env.actions.ActionTable`; by default the dataset's crop size, or 300 for whole photographs.
         quantize: ``"uint8"`` or ``"none"``, see DESIGN section 4.
         executor: runs the tools: ``local`` (in this process), ``pool`` or ``pool:NAME`` (a running MC-Pool), or an executor, whose toolbox
-            then holds; see :func:`tool_actors.executors.make_executor`.
+            then holds; see :func:`tool_actors.make_executor.make_executor`.
         cache_bytes: bound of the default executor's prefix cache.
     """
 

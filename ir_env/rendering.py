@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ir_env.actions import ActionTable
-from ir_env.process import Episode
+from ir_env.episode import Episode
 
 TILE, CAPTION, GAP = 192, 46, 6
 BACKGROUND, INK, FAINT = (250, 250, 248), (25, 25, 30), (110, 110, 118)

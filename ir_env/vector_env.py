@@ -11,10 +11,11 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from ir_env.env import DEFAULT_OBSERVATION_SIZE, check_render_mode
-from ir_env.process import Episode, RestorationProcess
+from ir_env.episode import Episode
+from ir_env.observation import observation_space, observe
+from ir_env.process import RestorationProcess
 from ir_env.rendering import film_strip, transcript
-from ir_env.spaces import observation_space, observe
-from ir_env.starts import start_episodes
+from ir_env.reset_options import start_episodes
 from tool_actors.errors import IrEnvError
 
 

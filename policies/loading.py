@@ -1,13 +1,21 @@
-"""Any policy by one word: a planner's name, a fixed plan, or the path of a checkpoint."""
+"""Any policy by one word: a planner's name, a fixed plan, or the path of a checkpoint.
+
+RLlib writes its checkpoints with pickle, which runs code when it is read: open only checkpoints that you trust.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, Planner, RandomPlanner
-from tool_actors.errors import UnknownNameError
+from ir_env.planner import Planner
+from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner
+from tool_actors.errors import IrEnvError, UnknownNameError
 
+MODULE = Path("learner_group/learner/rl_module/default_policy")
 PLANNERS: dict[str, Callable[[int], Planner]] = {
     "nothing": lambda seed: NothingPlanner(),
     "random": RandomPlanner,
@@ -28,6 +36,59 @@ def _traversal() -> Planner:
     from policies.planners.traversal import TraversalPlanner
 
     return TraversalPlanner()
+
+
+class CheckpointError(IrEnvError):
+    """No usable checkpoint at a path."""
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint at a path: itself, or the newest one below it (of a trial, an experiment, a results folder)."""
+    path = Path(path).expanduser().resolve()
+    if (path / MODULE).is_dir():
+        return path
+    found = sorted((module.parents[len(MODULE.parts) - 1] for module in path.glob(f"**/{MODULE}")), key=lambda p: p.stat().st_mtime)
+    if not found:
+        what = "holds no RLlib checkpoint" if path.is_dir() else "no such folder"
+        raise CheckpointError(f"{path}: {what}. Give a folder like results/NAME/TRIAL/checkpoint_000010, or the run's folder above it.")
+    return found[-1]
+
+
+def planner_of(module, name: str = "policy", env_config: Mapping[str, Any] | None = None) -> Planner:
+    """An RLModule as a planner: by its own method ``planner(name, env_config)`` if it has one."""
+    if hasattr(module, "planner"):
+        return module.planner(name, env_config or {})
+    from policies.simplecall.planner import ModulePlanner
+
+    return ModulePlanner(module, name, env_config)
+
+
+def load_checkpoint(path: str | Path) -> Planner:
+    """The policy of a checkpoint, see :func:`find_checkpoint`; raises :class:`CheckpointError`."""
+    from ray.rllib.core.rl_module.rl_module import RLModule
+
+    # RLlib warns about how it builds its own modules; importing it sets the levels, so this comes after
+    for name in ("ray.rllib", "ray._common.deprecation"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    checkpoint = find_checkpoint(path)
+    env_config = _env_config(checkpoint)
+    try:
+        module = RLModule.from_checkpoint(checkpoint / MODULE)
+    except IrEnvError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{checkpoint}: the policy cannot be loaded ({type(error).__name__}: {error})") from error
+    return planner_of(module, f"trained policy ({checkpoint.name})", env_config)
+
+
+def _env_config(checkpoint: Path) -> dict[str, Any]:
+    try:
+        with open(checkpoint / "class_and_ctor_args.pkl", "rb") as file:
+            positional, named = pickle.load(file)["ctor_args_and_kwargs"]
+        [config] = (*positional, *named.values())
+    except Exception as error:
+        raise CheckpointError(f"{checkpoint}: its configuration cannot be read ({type(error).__name__}: {error})") from error
+    return dict(config["env_config"] if isinstance(config, Mapping) else config.env_config)
 
 
 def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
@@ -56,6 +117,4 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
 
     if (Path(policy) / SETTINGS).is_file():
         return VLMPlanner.load(policy, seed=seed)
-    from policies.checkpoints import load_checkpoint
-
     return load_checkpoint(policy)

@@ -13,9 +13,9 @@ from pathlib import Path, PureWindowsPath
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from tool_actors.checkpoints import VARIABLES, file_sha256, weight_folders
 from tool_actors.errors import IrEnvError
 from tool_actors.manifest import Checkpoint
+from tool_actors.weight_files import VARIABLES, file_sha256, weight_folders
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from tool_actors.checkpoints import find_weights, load_into
 from tool_actors.errors import IrEnvError
 from tool_actors.tiling import tiled
 from tool_actors.toolbox import Deferred, Tool, ToolSpec, fingerprint
+from tool_actors.weight_files import find_weights, load_into
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -14,10 +14,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from tool_actors.checkpoints import UnsupportedCheckpointError, WeightsMissing, find_weights
 from tool_actors.errors import IrEnvError, UnknownNameError, UnknownToolError
 from tool_actors.manifest import FOLDER, Checkpoint, parse_entry, read_manifest
 from tool_actors.toolbox import Deferred, Tool, Toolbox
+from tool_actors.weight_files import UnsupportedCheckpointError, WeightsMissing, find_weights
 
 ENTRY_POINT_GROUP = "ir_env.tools"
 Entry = str | Checkpoint | Tool | Deferred
@@ -212,7 +212,7 @@ def deferred(checkpoint: Checkpoint, beside: Path) -> Deferred:
 
 def _build(checkpoint: Checkpoint) -> Tool:
     from tool_actors.fetch import FetchError, verify
-    from tool_actors.recognised import recognise
+    from tool_actors.spandrel_tools import recognise
 
     if checkpoint.note.startswith("unsupported"):
         raise UnsupportedCheckpointError(f"tool {checkpoint.name!r} cannot be chosen: {checkpoint.note}")

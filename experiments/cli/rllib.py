@@ -49,8 +49,8 @@ def _train(options: argparse.Namespace) -> int:
 
     console = Console()
     console.print("loading the experiment (Ray and torch take some seconds) ...")
-    from experiments.experiment_file import load_experiment
-    from experiments.launch import closing_table, run_folder, train
+    from experiments.training.experiment_file import load_experiment
+    from experiments.training.launch import closing_table, run_folder, train
     from tool_actors.errors import IrEnvError
 
     if options.resume and (options.stop or options.set or options.seed is not None):
@@ -73,8 +73,8 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from experiments.launch import closing_table
-    from policies.checkpoints import find_checkpoint
+    from experiments.training.launch import closing_table
+    from policies.loading import find_checkpoint
 
     checkpoint = find_checkpoint(options.checkpoint)
     closing_table(checkpoint, Console(), None, options.samples, options.combos)

@@ -49,9 +49,9 @@ def _list(options: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from tool_actors.checkpoints import UnsupportedCheckpointError, WeightsMissing
     from tool_actors.toolbox import Deferred
     from tool_actors.toolboxes import NAMED_TOOLBOXES, entries
+    from tool_actors.weight_files import UnsupportedCheckpointError, WeightsMissing
 
     rows, absent = [], 0
     for entry in entries(options.toolbox):
@@ -94,10 +94,10 @@ def _show(options: argparse.Namespace) -> int:
 def _add(options: argparse.Namespace) -> int:
     import yaml
 
-    from tool_actors.checkpoints import file_sha256
     from tool_actors.manifest import Checkpoint, read_manifest
-    from tool_actors.recognised import recognise
+    from tool_actors.spandrel_tools import recognise
     from tool_actors.toolboxes import user_file
+    from tool_actors.weight_files import file_sha256
 
     if not options.file.is_file():
         raise IrEnvError(f"{options.file}: no such file")
@@ -168,7 +168,7 @@ def _check(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from experiments.gain_matrix import measure
+    from ir_env.gain_matrix import measure
     from tool_actors.tasks import DEGRADATIONS
     from tool_actors.toolboxes import NAMED_TOOLBOXES, load_toolbox
 

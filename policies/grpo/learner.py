@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policies.grpo.env_runner import seed_process
 from policies.grpo.loss import LossOptions, grpo_loss, mean_statistics, token_weights
-from policies.grpo.policy import TOKEN_MASK, TokenPolicy
+from policies.grpo.token_policy import TOKEN_MASK, TokenPolicy
 from tool_actors.errors import IrEnvError
 
 ADVANTAGES, ROLLOUT, REFERENCE_LOGP = Columns.ADVANTAGES, "rollout", "reference_logp"
@@ -34,7 +34,7 @@ class GRPOTorchLearner(TorchLearner):
         for module_id, module in self.module.items():
             if not isinstance(module, TokenPolicy):
                 raise IrEnvError(
-                    f"GRPO trains modules that are a policies.grpo.policy.TokenPolicy; {module_id} is a {type(module).__name__}"
+                    f"GRPO trains modules that are a policies.grpo.token_policy.TokenPolicy; {module_id} is a {type(module).__name__}"
                 )
         self._learner_connector.append(PrepareBatch(self.config.kl_coeff > 0, self.config.micro_batch_size))
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ir_env.process import Episode, RestorationProcess
-from policies.planners.base import Observation, Planner
+from ir_env.episode import Episode
+from ir_env.planner import Observation, Planner
+from ir_env.process import RestorationProcess
 
 
 class FixedPlan(Planner):

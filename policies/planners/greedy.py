@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.planners.base import Observation, Planner
+from ir_env.planner import Observation, Planner
 from tool_actors.errors import IrEnvError
 
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.planners.base import Observation, Planner
-from tool_actors.checkpoints import find_weights, read_state
+from ir_env.planner import Observation, Planner
 from tool_actors.errors import IrEnvError
+from tool_actors.weight_files import find_weights, read_state
 
 TOOLS = tuple(f"rl_restore.tool{number:02}" for number in range(1, 13))
 PATCH = 63

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from ir_env.degradations import parse_combo
-from ir_env.spaces import view
-from policies.planners.base import Observation, Planner
+from ir_env.observation import view
+from ir_env.planner import Observation, Planner
 from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 

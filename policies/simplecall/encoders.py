@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import load_into
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.tasks import DEGRADATIONS
+from tool_actors.weight_files import load_into
 
 
 class SmallCNN(nn.Module):

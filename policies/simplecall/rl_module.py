@@ -10,7 +10,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
-from policies.grpo.policy import TokenPolicy
+from policies.grpo.token_policy import TokenPolicy
 from policies.simplecall.network import SimpleCallNetwork
 from tool_actors.errors import IrEnvError
 

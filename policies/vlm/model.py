@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.vlm.loading import ModelError, add_lora, load_pretrained
 from policies.vlm.nano import NANO, build_nano
+from policies.vlm.pretrained import ModelError, add_lora, load_pretrained
 from policies.vlm.prompts import Messages, Prompter
 
 MAX_TOKENS = 64

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ir_env.actions import ActionTable
-from policies.planners.base import Observation, Planner
+from ir_env.planner import Observation, Planner
 from policies.vlm.nano import NANO, VIEW_SIZE
 from policies.vlm.parser import parse
 from policies.vlm.prompts import Messages, Prompter, distinct

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from ir_env.actions import ActionTable
-from ir_env.spaces import view
+from ir_env.observation import view
 from policies.vlm.parser import CLOSE, OPEN, STOP
 from policies.vlm.spectrum import with_spectrum
 from tool_actors.tasks import TASKS
@@ -55,7 +55,7 @@ class Prompter:
     compact: bool = False
     """Say next to nothing: for small models, which learn form, tasks and tools from examples alone, and read a long prompt in vain."""
     view_size: int | None = None
-    """The model sees a square of so many native pixels, as :func:`ir_env.spaces.view` cuts it; None: all of the image."""
+    """The model sees a square of so many native pixels, as :func:`ir_env.observation.view` cuts it; None: all of the image."""
     spectrum: bool = False
     """Show the power spectrum beside the pixels, see :func:`policies.vlm.spectrum.with_spectrum`: for small models."""
 

@@ -14,7 +14,7 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from ir_env.actions import MALFORMED, ActionTable
-from policies.grpo.policy import TOKEN_MASK, TokenPolicy, TrainableStateModule
+from policies.grpo.token_policy import TOKEN_MASK, TokenPolicy, TrainableStateModule
 from policies.vlm.model import MAX_TOKENS, VisionLanguageModel
 from policies.vlm.parser import parse
 from policies.vlm.planner import PolicySettings, VLMPlanner

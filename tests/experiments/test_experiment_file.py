@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.experiment_file import ExperimentError, apply_setting, load_experiment, split_setting
+from experiments.training.experiment_file import ExperimentError, apply_setting, load_experiment, split_setting
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 PPO = "experiments/simplecall_ppo.py"
@@ -147,7 +147,7 @@ def test_yaml_takes_our_algorithm_and_that_of_a_package(tmp_path):
 
 def test_a_models_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "results/policy").mkdir(parents=True)
-    experiment = Path("experiments/tir_agent_nano.py").resolve()
+    experiment = Path("experiments/tir_agent/nano.py").resolve()
     monkeypatch.chdir(tmp_path)
     config = load_experiment(experiment, ["model_config.model=results/policy", "num_envs_per_env_runner=8"]).config
     assert config.rl_module_spec.model_config["model"] == str(tmp_path / "results/policy")

@@ -6,8 +6,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments import pretrain_encoder
-from experiments.bench import env as bench_env
 from experiments.evaluation import compare
+from experiments.measurements import env as bench_env
 from ir_env.images import save_image
 from policies.planners import FixedPlan
 from policies.simplecall.encoders import SmallCNN

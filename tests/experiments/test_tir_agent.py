@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments import tir_agent, tir_agent_demos, tir_agent_qwen3vl_8b, tir_agent_sft
-from experiments.tir_agent_demos import load_demonstrations
-from experiments.tir_agent_sft import Collator, replay
+from experiments.tir_agent import __main__ as tir_agent
+from experiments.tir_agent import demos as demonstrating
+from experiments.tir_agent import qwen3vl_8b, sft
+from experiments.tir_agent.demos import load_demonstrations
+from experiments.tir_agent.gpu_memory import Sizes, on_meta, training_bytes
+from experiments.tir_agent.sft import Collator, replay
 from ir_env.actions import ActionTable
 from ir_env.images import save_image
-from policies.vlm.memory import Sizes, on_meta, training_bytes
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import PolicySettings, VLMPlanner
 from policies.vlm.prompts import Prompter
@@ -32,12 +34,12 @@ def make_demonstrations(folder, photos, *more):
     toolbox = folder / "mine.yaml"
     toolbox.write_text(json.dumps(TOOLS))
     places = ["--photos", photos, "--out", folder / "demos", "--toolbox", toolbox, "--processes", 1]
-    tir_agent_demos.main([*map(str, [*places, "--combos", "noise,haze,low_light+noise", *COUNTS, *more])])
+    demonstrating.main([*map(str, [*places, "--combos", "noise,haze,low_light+noise", *COUNTS, *more])])
 
 
 def fine_tune(demos, out, *more):
     sizes = ["--batch", 4, "--steps", 4, "--save-steps", 2, "--heldout", 4, "--diversity-images", 2, "--threads", 1, "--processes", 1]
-    return tir_agent_sft.main([*map(str, ["--demos", demos, "--out", out, *sizes, *more])])
+    return sft.main([*map(str, ["--demos", demos, "--out", out, *sizes, *more])])
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +76,13 @@ def test_a_demonstration_is_what_its_tools_do(demos):
 def test_interrupted_demonstrations_go_on_and_are_the_same(demos, photos, tmp_path, monkeypatch):
     made = []
 
-    def interrupted(job, demonstrate=tir_agent_demos.demonstrate):
+    def interrupted(job, demonstrate=demonstrating.demonstrate):
         if len(made) == 1:
             raise KeyboardInterrupt
         made.append(job["at"])
         return demonstrate(job)
 
-    monkeypatch.setattr(tir_agent_demos, "demonstrate", interrupted)
+    monkeypatch.setattr(demonstrating, "demonstrate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_demonstrations(tmp_path, photos)
     monkeypatch.undo()
@@ -173,7 +175,7 @@ def test_workers_share_the_examples(demos, tuned, tmp_path):
     """Two workers with two examples each take the same steps as one process with four."""
     words = ["--demos", demos, "--out", tmp_path / "two", "--batch", 2, "--steps", 4, "--save-steps", 2, "--heldout", 4]
     words += ["--diversity-images", 0, "--threads", 1, "--processes", 1, "--workers", 2]
-    subprocess.run([sys.executable, "-m", "experiments.tir_agent_sft", *map(str, words)], check=True, timeout=500)
+    subprocess.run([sys.executable, "-m", "experiments.tir_agent.sft", *map(str, words)], check=True, timeout=500)
     one, two = (json.loads((folder / "checkpoints/checkpoint-4/trainer_state.json").read_text()) for folder in (tuned[0], tmp_path / "two"))
     assert two["global_step"] == one["global_step"] == 4 and two["epoch"] == pytest.approx(one["epoch"], rel=0.1)
     assert VLMPlanner.load(tmp_path / "two/policy").toolbox == TOOLS
@@ -218,7 +220,7 @@ def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
 
     words = ["--base", out, "--photos", photos, "--out", tmp_path / "ablation", "--rows", "vanilla,w/o alpha^t", "--iterations", 1]
     words += ["--images", 2, "--sft", tune, "--grpo", rollouts, "--cpus", 1]
-    module = [sys.executable, "-m", "experiments.sweeps.tir_agent_ablation"]
+    module = [sys.executable, "-m", "experiments.tir_agent.ablation"]
     subprocess.run([*module, *map(str, words)], check=True, timeout=300)
     rows = json.loads((tmp_path / "ablation/table.json").read_text())
     assert list(rows) == ["vanilla", "w/o alpha^t"] and rows["vanilla"]["well_formed"] == 0
@@ -229,10 +231,10 @@ def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
 
 
 def test_the_large_experiment_stands_beside_the_paper(capsys):
-    tir_agent_qwen3vl_8b.main()
+    qwen3vl_8b.main()
     told = capsys.readouterr().out
     assert "8.77 billion parameters" in told and "5e-06" in told
-    large = tir_agent_qwen3vl_8b
+    large = qwen3vl_8b
     assert large.config.group_size == 8 and large.SAMPLERS * large.GROUPS_PER_SAMPLER >= 64 and large.config.advantage == "mar"
     assert set(large.DEVIATIONS) <= set(large.PAPER)
     for name, (paper, here) in large.PAPER.items():

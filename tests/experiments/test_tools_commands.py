@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from experiments.cli import ir_env
-from experiments.gain_matrix import GainMatrix, measure
+from ir_env.gain_matrix import GainMatrix, measure
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 
 

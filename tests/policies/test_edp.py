@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from policies.vlm.diversity import diversity
 from policies.vlm.edp import mixed_distribution, perturb, perturb_order, perturb_tools, tool_distribution
+from policies.vlm.exploration import diversity
 from tool_actors.errors import IrEnvError
 
 TOOLS_OF = {"denoise": ["n1", "n2", "n3", "n4"], "derain": ["r1", "r2"], "dehaze": ["h1"]}

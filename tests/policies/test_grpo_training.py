@@ -25,8 +25,8 @@ from policies.grpo.algorithm import GRPO
 from policies.grpo.config import GRPOConfig
 from policies.grpo.env_runner import GroupEnvRunner
 from policies.grpo.learner import rollout_minibatches, take
-from policies.grpo.policy import TokenPolicy, TrainableStateModule
 from policies.grpo.rollouts import add_column, check_groups, diversity, rollout_rewards, tool_use, tools_run, valid_share
+from policies.grpo.token_policy import TokenPolicy, TrainableStateModule
 from policies.simplecall.rl_module import SimpleCallRLModule
 from tool_actors.errors import IrEnvError, UnknownNameError
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from ir_env.datasets.base import fixed_samples
+from ir_env.planner import Planner, run
 from ir_env.process import RestorationProcess
 from policies.loading import load_policy
-from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, Planner, RandomPlanner, run, search_fixed_plan
+from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner, search_fixed_plan
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 TOOLS = ["tv.denoise", "guided.derain", "dcp.strong", "gamma.brighten", "bicubic.x4"]

@@ -6,7 +6,7 @@ import torch
 from ir_env.datasets import SynthesisedDataset
 from ir_env.datasets.base import fixed_samples
 from ir_env.env import RestorationEnv
-from ir_env.spaces import view
+from ir_env.observation import view
 from policies.simplecall.encoders import FrozenCLIP, SmallCNN, _moments, _quantiles, make_encoder
 from policies.simplecall.network import FORBIDDEN, TRUST, SimpleCallNetwork
 from tool_actors.errors import IrEnvError, UnknownNameError
@@ -57,7 +57,7 @@ def test_logits_begin_with_the_gains_that_the_encoder_foresees(env):
 
 
 def test_the_experiment_tells_the_module_its_tools():
-    from experiments.experiment_file import load_experiment
+    from experiments.training.experiment_file import load_experiment
 
     config = load_experiment("experiments/simplecall_ppo.py", ["env_config.toolbox=[tv.denoise, haze.thin]"]).config
     assert config.rl_module_spec.model_config["actions"] == [["denoise", "tv.denoise"], ["dehaze", "haze.thin"]]

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ir_env.actions import ActionTable
-from policies.vlm.loading import ModelError
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.nano import train_tokenizer, vocabulary_of
+from policies.vlm.pretrained import ModelError
 from policies.vlm.prompts import Prompter
 from policies.vlm.spectrum import with_spectrum
 from tool_actors.toolboxes import load_toolbox
@@ -183,7 +183,7 @@ def test_lora_trains_the_adapter_alone_and_is_kept_alone(vlm, folder, chats, pro
 
 
 def test_what_cannot_be_loaded_says_what_to_do(prompter, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("policies.vlm.loading._hub_answers", lambda: False)
+    monkeypatch.setattr("policies.vlm.pretrained._hub_answers", lambda: False)
     with pytest.raises(ModelError, match=r"'nobody/nothing' cannot be loaded .* or 'nano', which needs neither"):
         VisionLanguageModel.load("nobody/nothing")
     with pytest.raises(ModelError, match="cannot be loaded"):

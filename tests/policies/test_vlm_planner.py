@@ -6,8 +6,8 @@ import torch
 
 from ir_env.actions import ActionTable
 from ir_env.datasets.base import fixed_samples
+from ir_env.planner import run
 from ir_env.process import RestorationProcess
-from policies.planners import run
 from policies.planners.traversal import SCHEDULE, EncoderPerception, KnownDegradations, TraversalPlanner
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import SETTINGS, PolicySettings, VLMPlanner

@@ -9,10 +9,10 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module import RLModuleSpec
 
 from ir_env.actions import MALFORMED, ActionTable
+from ir_env.planner import run
 from ir_env.vector_env import RestorationVectorEnv
-from policies.checkpoints import load_checkpoint
 from policies.grpo.config import GRPOConfig
-from policies.planners import run
+from policies.loading import load_checkpoint
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import PolicySettings, VLMPlanner
 from policies.vlm.rl_module import VLMRLModule

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from experiments.bench.pool_tools import Counted, Identity, executions
+from experiments.measurements.pool_tools import Counted, Identity, executions
 from ir_env.metrics import MetricSuite
 from ir_env.process import RestorationProcess
 from tool_actors.errors import IrEnvError, ToolFailure, UnknownToolError
@@ -175,7 +175,7 @@ def test_fast_sub_environments_go_on_while_one_waits(pool):
 
 
 def test_killed_and_frozen_instances_lose_nothing(ray_cluster, tmp_path):
-    """Chaos, small: ``python -m experiments.bench.pool --only chaos`` is the large one."""
+    """Chaos, small: ``python -m experiments.measurements.pool --only chaos`` is the large one."""
     tools = load_toolbox(TOOLS[:3])
     settings = {
         "toolbox": Toolbox([Counted(tool, tmp_path) for tool in tools]),

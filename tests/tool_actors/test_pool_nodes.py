@@ -24,11 +24,11 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import ActorUnavailableError, ObjectLostError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from experiments.bench.pool_tools import Counted, executions
+from experiments.measurements.pool_tools import Counted, executions
 from tool_actors.executor import ImageState, LocalExecutor, Request
 from tool_actors.pool import MCPool, PoolConfig, PoolFailure
+from tool_actors.pool.connection import Line
 from tool_actors.pool.dispatcher import Dispatcher
-from tool_actors.pool.line import Line
 from tool_actors.threads import limit_threads
 from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import load_toolbox
@@ -84,8 +84,8 @@ class Scripted:
 
 def send(monkeypatch, dispatcher) -> Future:
     """The answer to a job on a line to a scripted dispatcher."""
-    monkeypatch.setattr("tool_actors.pool.line.ray", SimpleNamespace(get=lambda call: call()))
-    monkeypatch.setattr("tool_actors.pool.line.PAUSE_S", 0.001)
+    monkeypatch.setattr("tool_actors.pool.connection.ray", SimpleNamespace(get=lambda call: call()))
+    monkeypatch.setattr("tool_actors.pool.connection.PAUSE_S", 0.001)
     return Line(dispatcher, "caller", PoolConfig(start_timeout_s=0.1)).send(("tool", (), None, 0))
 
 

@@ -9,10 +9,9 @@ from safetensors.torch import save_file
 
 from ir_env.degradations import degrade
 from ir_env.images import load_image
+from ir_env.planner import run
 from ir_env.process import RestorationProcess
 from policies.loading import load_policy
-from policies.planners import run
-from tool_actors.checkpoints import UnsupportedCheckpointError, WeightsMissing, find_weights, load_into, read_state
 from tool_actors.errors import IrEnvError
 from tool_actors.learned import LearnedTool
 from tool_actors.published.aodnet import AODNet
@@ -22,6 +21,7 @@ from tool_actors.published.imdn import IMDN
 from tool_actors.published.prenet import PReNet, PRNr
 from tool_actors.published.rl_restore import DeepTool, SmallTool
 from tool_actors.toolboxes import load_toolbox
+from tool_actors.weight_files import UnsupportedCheckpointError, WeightsMissing, find_weights, load_into, read_state
 
 ASSETS = os.environ.get("IR_ENV_ASSETS")
 needs_assets = pytest.mark.skipif(not ASSETS, reason="IR_ENV_ASSETS names no folder with the published weights")

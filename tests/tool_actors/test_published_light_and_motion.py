@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 
 from ir_env.degradations import degrade
 from ir_env.images import load_image
-from tool_actors.checkpoints import UnsupportedCheckpointError, load_into
 from tool_actors.learned import LearnedTool
 from tool_actors.published import dmphn, iat, sci
 from tool_actors.published.dmphn import DMPHN
 from tool_actors.published.iat import IAT
 from tool_actors.published.sci import SCI
+from tool_actors.weight_files import UnsupportedCheckpointError, load_into
 
 ASSETS = os.environ.get("IR_ENV_ASSETS")
 needs_assets = pytest.mark.skipif(not ASSETS, reason="IR_ENV_ASSETS names no folder with the published weights")

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tool_actors.embedded.networks import CurveNet, HalfResolutionNet, SuperResolver
 from tool_actors.errors import IrEnvError
 from tool_actors.learned import LearnedTool
-from tool_actors.networks import CurveNet, HalfResolutionNet, SuperResolver
 from tool_actors.tiling import _fades, _spans, tiled
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tool_actors.checkpoints import UnsupportedCheckpointError
 from tool_actors.published.imdn import IMDN
 from tool_actors.published.prenet import PReNet
 from tool_actors.published.xrestormer import XRestormer, from_state, is_xrestormer
+from tool_actors.weight_files import UnsupportedCheckpointError
 
 GOLDEN = json.loads(Path(__file__).with_name("xrestormer_golden.json").read_text())
 SMALL = [network["arguments"] for network in GOLDEN["small"]]

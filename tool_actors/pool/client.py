@@ -22,8 +22,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import ExecutorStats, ImageState, Quantize, Request, Result, Scorer
 from tool_actors.pool.config import DEFAULT_NAME, PoolConfig
+from tool_actors.pool.connection import Line, own_error
 from tool_actors.pool.dispatcher import NAMESPACE, SCORE, Dispatcher, actor_name
-from tool_actors.pool.line import Line, own_error
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import names_of
 

@@ -78,7 +78,7 @@ class PoolConfig:
     """Executions of one request, counting those that were lost with their instance. A tool's own exception is never retried."""
     shards: int = 1
     """Dispatchers; images are spread over them by their hash, and so are instances. One serves about as many calls per second as
-    ``python -m experiments.bench.pool --only capacity`` prints."""
+    ``python -m experiments.measurements.pool --only capacity`` prints."""
     idle_s: float = 30.0
     """An ``auto`` instance that had nothing to do for so long goes."""
 

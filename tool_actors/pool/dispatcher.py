@@ -16,8 +16,8 @@ from ray.exceptions import RayError, RayTaskError
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Scorer
 from tool_actors.pool.config import Placement, PoolConfig, uncovered
+from tool_actors.pool.connection import LOST
 from tool_actors.pool.instance import ToolInstance
-from tool_actors.pool.line import LOST
 from tool_actors.pool.scheduler import InstanceLost, Job, Outcome, Scheduler
 from tool_actors.toolboxes import names_of
 

@@ -1,7 +1,7 @@
 """Which request runs when, and where: the pool without Ray.
 
 Everything happens in one asyncio event loop, so there are no locks. Instances are given as :class:`Instance`; Ray actors in the pool
-(:mod:`tool_actors.pool.dispatcher`), sleeping ones in the simulator (``experiments/bench/pool_simulation.py``).
+(:mod:`tool_actors.pool.dispatcher`), sleeping ones in the simulator (``experiments/measurements/pool_simulation.py``).
 
 A request is answered by the first of these that applies:
 

@@ -1,7 +1,7 @@
 """Small published networks, written here from their papers; their weights are found, not shipped.
 
-Weights are looked for below the folders of ``IR_ENV_WEIGHTS`` (see :mod:`tool_actors.checkpoints`), as ``published/<file>.safetensors`` and
-``rl_restore/<file>.safetensors``, with the parameter names of their authors' releases.
+Weights are looked for below the folders of ``IR_ENV_WEIGHTS`` (see :mod:`tool_actors.weight_files`), as ``published/<file>.safetensors``
+and ``rl_restore/<file>.safetensors``, with the parameter names of their authors' releases.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import find_weights, load_into
 from tool_actors.learned import LearnedTool
 from tool_actors.toolbox import Deferred
+from tool_actors.weight_files import find_weights, load_into
 
 
 def tools() -> list[Deferred]:

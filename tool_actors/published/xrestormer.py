@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool_actors.checkpoints import UnsupportedCheckpointError
+from tool_actors.weight_files import UnsupportedCheckpointError
 
 WINDOW = 8
 """Window side of the released networks; :func:`from_state` assumes it, because no shape shows it."""

@@ -1,1 +1,0 @@
-"""Sweeps over settings with Ray Tune."""

@@ -1,0 +1,132 @@
+"""TIR-Agent's second stage at the paper's scale: GRPO with MAR on Qwen3-VL-8B-Instruct, on a Ray cluster of GPUs.
+
+How to run
+----------
+    python -m experiments.tir_agent.qwen3vl_8b                # the settings beside the paper's, and the memory per GPU; needs nothing
+    uv run ir-env tools fetch agenticir
+    python -m experiments.tir_agent.sft --demos results/demos --out results/sft8b --model Qwen/Qwen3-VL-8B-Instruct \\
+        --workers 8 --address auto --set fsdp=full_shard --set bf16=true --set gradient_checkpointing=true
+    uv run rllib train file experiments/tir_agent/qwen3vl_8b.py --address auto --set model_config.model=results/sft8b/policy \\
+        --set env_config.dataset.photos=FOLDER
+
+The code is that of ``experiments/tir_agent/nano.py``; the settings are the paper's, or stand in :data:`DEVIATIONS` with their reason. One
+GPU learns and seven sample, each with the whole model; tools and metrics run in the run's own pool on the cluster's other GPUs.
+"""
+
+from ray.rllib.core.rl_module import RLModuleSpec
+
+from experiments.training.callbacks import RestorationCallbacks
+from policies.grpo.config import GRPOConfig
+from policies.vlm.rl_module import VLMRLModule
+
+IMAGES, ROLLOUTS, SAMPLERS = 64, 8, 7
+MICRO_BATCH, ANSWERS_AT_A_TIME = 8, 64
+VIEW, MAX_STEPS, MAX_TOKENS = 512, 6, 64
+LORA = {"r": 64, "lora_alpha": 128}
+TRAINING_IMAGES = 4000
+
+# rounds of a multiple of 7 groups hold at least the paper's 64 images
+GROUPS_PER_SAMPLER = -(-IMAGES // SAMPLERS)
+
+name = "tir_agent_qwen3vl_8b"
+stop = {"training_iteration": -(-TRAINING_IMAGES // (SAMPLERS * GROUPS_PER_SAMPLER))}
+
+pool = {"max_in_flight": 128}
+
+config = (
+    GRPOConfig()
+    .environment(
+        "ir_env:ir_env/Restoration-v0",
+        env_config={
+            "dataset": {"photos": "builtin", "split": "train", "crop_size": None, "combos": "A,B,C"},
+            "toolbox": "agenticir",
+            "metrics": ["psnr", "ssim", "lpips", "maniqa", "clipiqa", "musiq"],
+            "reward": "delta_psnr",
+            "max_steps": MAX_STEPS,
+            "observation_size": VIEW,
+            "executor": "auto",
+        },
+    )
+    .env_runners(num_env_runners=SAMPLERS, num_gpus_per_env_runner=1, num_envs_per_env_runner=GROUPS_PER_SAMPLER * ROLLOUTS)
+    .env_runners(sample_timeout_s=3600)
+    .learners(num_learners=1, num_gpus_per_learner=1)
+    .training(
+        group_size=ROLLOUTS,
+        rewards="final",
+        advantage="mar",
+        format_weight=0.1,
+        num_epochs=1,
+        num_minibatches=1,
+        micro_batch_size=MICRO_BATCH,
+        lr=5e-6,
+        clip_param=0.2,
+        grad_clip=1.0,
+    )
+    .rl_module(
+        rl_module_spec=RLModuleSpec(
+            module_class=VLMRLModule,
+            model_config={
+                "model": "Qwen/Qwen3-VL-8B-Instruct",
+                "lora": LORA,
+                "dtype": "bfloat16",
+                "gradient_checkpointing": True,
+                "max_tokens": MAX_TOKENS,
+                "batch": ANSWERS_AT_A_TIME,
+            },
+        )
+    )
+    .callbacks(RestorationCallbacks)
+    .debugging(seed=0)
+)
+
+PAPER = {
+    "model": ("Qwen3-VL-8B-Instruct", lambda: config.rl_module_spec.model_config["model"].partition("/")[2]),
+    "images per update": (64, lambda: SAMPLERS * GROUPS_PER_SAMPLER),
+    "rollouts per image": (8, lambda: config.group_size),
+    "learning rate": (5e-6, lambda: config.lr),
+    "GPUs for the model": (8, lambda: config.num_env_runners * config.num_gpus_per_env_runner + config.num_gpus_per_learner),
+    "parallel rollouts": (128, lambda: pool["max_in_flight"]),
+    "metrics": (6, lambda: len(config.env_config["metrics"])),
+    "training images": (4000, lambda: TRAINING_IMAGES),
+    "trained parameters": ("all", lambda: f"LoRA, rank {LORA['r']}"),
+}
+"""Setting -> what the paper says, and what stands here."""
+
+DEVIATIONS = {
+    "images per update": "seven samplers with equal shares",
+    "parallel rollouts": "the bound is that of tool calls in flight; rollouts that wait for no tool cost no memory of the tools' GPUs",
+    "trained parameters": "GRPO here updates on one learner, where 8B parameters with AdamW do not fit; SFT trains all of them",
+}
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from experiments.tir_agent.gpu_memory import GIB, QWEN3_VL_8B, Sizes, on_meta, sampling_bytes, training_bytes
+
+    console = Console()
+    table = Table("setting", "paper", "here", "why", title="TIR-Agent, second stage")
+    for name, (paper, here) in PAPER.items():
+        table.add_row(name, str(paper), str(here()), DEVIATIONS.get(name, ""))
+    console.print(table)
+
+    whole, adapted = Sizes.of(on_meta(QWEN3_VL_8B)), Sizes.of(on_meta(QWEN3_VL_8B, LORA))
+    prompt = (VIEW // (16 * 2)) ** 2 + 1500  # visual tokens; the signatures of the tools are long
+    console.print(
+        f"{whole.parameters / 1e9:.2f} billion parameters, {adapted.trained / 1e6:.0f} million in the adapter; {prompt} tokens of prompt"
+    )
+    uses = {
+        "SFT, all parameters, 8 GPUs (FSDP), 1 sequence each": training_bytes(whole, 1, prompt, MAX_TOKENS, shards=8),
+        f"GRPO, learner, micro-batches of {MICRO_BATCH}": training_bytes(adapted, MICRO_BATCH, prompt, MAX_TOKENS),
+        f"GRPO, sampler, {ANSWERS_AT_A_TIME} answers at a time": sampling_bytes(adapted, ANSWERS_AT_A_TIME, prompt, MAX_TOKENS),
+    }
+    memory = Table("GiB per GPU", "in all", "of which", title="memory, estimated")
+    for name, parts in uses.items():
+        told = ", ".join(f"{part} {size / GIB:.1f}" for part, size in parts.items())
+        memory.add_row(name, f"{sum(parts.values()) / GIB:.1f}", told)
+    console.print(memory)
+
+
+if __name__ == "__main__":
+    main()
