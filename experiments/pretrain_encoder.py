@@ -7,7 +7,7 @@ How to run
 
 Its examples are images from the middle of restorations, in which tools are drawn by their gain or at random, with labels that cost no
 annotation, since the degradations are ours: which degradations are left, and what every tool of the toolbox would gain next, in units of
-the reward (increment of PSNR-Y / 9 + SSIM / 0.3).
+the reward (increment of PSNR / 9 + SSIM / 0.3 - PIQE / 50).
 
 The encoder is written in half precision, with a card of what it was trained on and what it reached on photographs it never saw. The states
 are kept in ``--work``, so an interrupted run goes on where it stopped.
@@ -43,6 +43,8 @@ from tool_actors.toolboxes import load_toolbox
 CHUNK, STEPS = 48, 3
 COMBOS = ("random:2:2:2", "A,B,C")
 """What the crops are degraded by: half of them by any two or three degradations or one, half as the benchmark's images are."""
+METRICS = ("psnr", "ssim_ycbcr", "piqe")
+"""Of the reward whose increments are foreseen, weighed as by default."""
 TEMPERATURE = 0.15
 """Of the choice among tools by their gains, in units of reward."""
 GAIN_WEIGHT = 4.0
@@ -136,7 +138,7 @@ def _make_chunk(job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     key = (photos, split, size, combos)
     if key not in _processes:
         dataset = SynthesisedDataset(photos, split, crop_size=size, combos=combos)
-        _processes[key] = RestorationProcess(dataset, tools, metrics=["psnry", "ssim"], max_steps=STEPS + 1, cache_bytes=32 << 20)
+        _processes[key] = RestorationProcess(dataset, tools, metrics=list(METRICS), max_steps=STEPS + 1, cache_bytes=32 << 20)
     process, rng = _processes[key], np.random.default_rng(seed)
     samples = [process.dataset.draw(rng) for _ in range(-(-count // STEPS))]
     left = [set(sample.combo) for sample in samples]

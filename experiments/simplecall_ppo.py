@@ -33,7 +33,7 @@ config = (
         env_config={
             "dataset": {"photos": "builtin", "split": "train", "crop_size": 64, "combos": "A,B,C"},
             "toolbox": "default",
-            "metrics": ["psnry", "ssim", "gmsd"],
+            "metrics": ["psnr", "psnry", "ssim_ycbcr", "piqe"],
             "reward": "delta_iqa",
             "max_steps": 6,
         },

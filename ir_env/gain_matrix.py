@@ -17,7 +17,7 @@ from ir_env.degradations.recipe import Scene
 from ir_env.metrics import MetricSuite
 from tool_actors.errors import IrEnvError, ToolFailure
 from tool_actors.executor import run_tool
-from tool_actors.tasks import DEGRADATIONS, TASKS
+from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.toolbox import Toolbox
 
 BATCH = 16
@@ -40,14 +40,14 @@ class GainMatrix:
 
     def best(self, task: str) -> str:
         """The tool of a task with the largest gain on the degradation that it undoes."""
-        column = self.degradations.index(DEGRADATIONS[TASKS.index(task)])
+        column = self.degradations.index(_undone_by(task))
         rows = [row for row, other in enumerate(self.tasks) if other == task]
         return self.tools[max(rows, key=lambda row: self.gain[row][column])]
 
     def harm(self, tool: str) -> tuple[float, str]:
         """The least gain of a tool on a degradation that is not its own, and that degradation."""
         row = self.tools.index(tool)
-        own = DEGRADATIONS[TASKS.index(self.tasks[row])]
+        own = _undone_by(self.tasks[row])
         return min((gain, name) for gain, name in zip(self.gain[row], self.degradations, strict=True) if name != own)
 
     def save(self, path: Path) -> None:
@@ -89,6 +89,10 @@ class GainMatrix:
                 axes.text(column, row, f"{gain:+.1f}", ha="center", va="center", fontsize=7)
         figure.colorbar(shown, label="PSNR gain, dB", fraction=0.03)
         figure.savefig(path, dpi=150)
+
+
+def _undone_by(task: str) -> str:
+    return next(degradation for degradation, undoes in TASK_OF.items() if undoes == task)
 
 
 def measure(

@@ -149,8 +149,11 @@ class RestorationProcess:
     # -- scoring -------------------------------------------------------------------------------------------------------------------
 
     def score(self, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-        """Metric vectors of states; a state that was scored before is looked up, and identical ones are scored once."""
-        return self.executor.score(self.suite, states, references)
+        """Metric vectors of states; a state that was scored before is looked up, and identical ones are scored once.
+
+        All are finite: a metric without a value counts as its worst (:meth:`ir_env.metrics.MetricSuite.defined`).
+        """
+        return [self.suite.defined(vector) for vector in self.executor.score(self.suite, states, references)]
 
     def gains_of(self, episode: Episode, candidates: Sequence[int]) -> list[float]:
         """What each candidate action would gain now, without taking it (an oracle: it looks at the reference).

@@ -27,8 +27,21 @@ class Transition:
 
 Reward = Callable[[Transition], float]
 
-DEFAULT_WEIGHTS = {"psnr": 1 / 9, "psnry": 1 / 9, "ssim": 1 / 0.3, "lpips": 2 / 0.3, "clipiqa": 2 / 0.1, "musiq": 2 / 7.5}
-"""The divisors of OPERA's released quality score, for the metrics that it has."""
+DEFAULT_WEIGHTS = {
+    "psnr": 1 / 9,
+    "psnry": 1 / 9,
+    "ssim_ycbcr": 1 / 0.3,
+    "ssim_yiq": 1 / 0.3,
+    "piqe": 1 / 50,
+    "niqe": 1 / 10,
+    "lpips": 2 / 0.3,
+    "clipiqa": 2 / 0.1,
+    "musiq": 2 / 7.5,
+}
+"""The divisors of OPERA's released quality score, for the metrics that it has; of PIQE and NIQE the span from a clean photograph to its
+worst degradation, so that either counts as much as 9 dB."""
+INSTEAD = {"psnry": "psnr", "ssim_yiq": "ssim_ycbcr"}
+"""A metric that has no weight of its own beside another that measures the same: PSNR over RGB sees colour, over Y it does not."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class WeightedReward:
 
 
 def delta_psnr(names: tuple[str, ...], weights: Mapping[str, float] | None = None) -> WeightedReward:
-    """Gain in PSNR per step, in dB (RL-Restore, Yu et al. 2018); over Y where the suite has ``psnry`` and no ``psnr``."""
+    """Gain in PSNR per step, in dB (RL-Restore, Yu et al. 2018): over RGB, or over Y where the suite has ``psnry`` alone."""
     wanted = [name for name in ("psnr", "psnry") if name in names]
     if not wanted:
         raise IrEnvError(f"reward delta_psnr needs the metric psnr or psnry; the suite has {list(names)}")
@@ -77,7 +90,7 @@ def make_reward(reward: str | Reward, names: tuple[str, ...], weights: Mapping[s
         reward: ``delta_psnr``, ``delta_iqa``, ``final_iqa``, or a function.
         names: the metrics of the suite.
         weights: weight per metric (oriented so that higher is better) for the weighted ones; by default those of
-            :data:`DEFAULT_WEIGHTS` that the suite has, the others 0.
+            :data:`DEFAULT_WEIGHTS` that the suite has (see :data:`INSTEAD`), the others 0.
     """
     if callable(reward):
         return reward
@@ -87,10 +100,11 @@ def make_reward(reward: str | Reward, names: tuple[str, ...], weights: Mapping[s
 
 
 def _weights(names: tuple[str, ...], weights: Mapping[str, float] | None) -> tuple[float, ...]:
-    chosen = dict(weights) if weights is not None else {name: DEFAULT_WEIGHTS[name] for name in names if name in DEFAULT_WEIGHTS}
+    known = [name for name in names if name in DEFAULT_WEIGHTS and INSTEAD.get(name) not in names]
+    chosen = dict(weights) if weights is not None else {name: DEFAULT_WEIGHTS[name] for name in known}
     for name in chosen:
-        find_metric(name)
         if name not in names:
+            find_metric(name)
             raise IrEnvError(f"the reward weighs metric {name!r}, which is not in the suite {list(names)}; add it to `metrics`")
     if not any(chosen.values()):
         raise IrEnvError(f"no metric of the suite {list(names)} has a weight: give reward_weights, e.g. {{{names[0]!r}: 1.0}}")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.tasks import TASKS
+from tool_actors.tasks import TASK_OF
 
 FOLDER = Path(__file__).parent / "manifests"
 
@@ -30,7 +30,7 @@ class Checkpoint:
     name: str
     """`family.variant`."""
     task: str
-    """One of :data:`tool_actors.tasks.TASKS`."""
+    """One of those of :data:`tool_actors.tasks.TASK_OF`."""
     file: str
     """Path of the weights, absolute or below a folder of weights."""
     architecture: str = ""
@@ -50,8 +50,8 @@ class Checkpoint:
         if wrong or not isinstance(self.size, int | None) or not isinstance(self.sha256, str | None):
             named = ", ".join(wrong) or "size or sha256"
             raise IrEnvError(f"wrong kind of value for {named}: size is an integer, all else is text (in quotes)")
-        if self.task not in TASKS:
-            raise UnknownNameError("task", self.task, TASKS)
+        if self.task not in TASK_OF.values():
+            raise UnknownNameError("task", self.task, TASK_OF.values())
 
 
 def read_manifest(path: Path) -> list[str | Checkpoint]:

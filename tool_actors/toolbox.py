@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tool_actors.errors import DuplicateToolError, IrEnvError, UnknownNameError, UnknownToolError
-from tool_actors.tasks import TASKS
+from tool_actors.tasks import TASK_OF
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class ToolSpec:
     name: str
     """Unique, `family.variant`, e.g. ``restormer.derain``."""
     task: str
-    """One of :data:`tool_actors.tasks.TASKS`."""
+    """One of those of :data:`tool_actors.tasks.TASK_OF`."""
     fingerprint: str
     """Changes whenever weights, parameters or code change what the tool returns; part of every cache key."""
     scale: int = 1
@@ -48,8 +48,8 @@ class ToolSpec:
     """The same in a few words, for lists."""
 
     def __post_init__(self):
-        if self.task not in TASKS:
-            raise UnknownNameError("task", self.task, TASKS)
+        if self.task not in TASK_OF.values():
+            raise UnknownNameError("task", self.task, TASK_OF.values())
         if self.scale < 1:
             raise IrEnvError(f"tool {self.name!r}: scale must be at least 1, not {self.scale}")
         if not self.name or "/" in self.name or self.name != self.name.strip():

@@ -3,7 +3,7 @@
 How to run
 ----------
     python -m experiments.tir_agent.demos --photos FOLDER --out results/demos
-    python -m experiments.tir_agent.demos --photos FOLDER --out results/demos --perception encoder --metrics psnry,ssim,lpips
+    python -m experiments.tir_agent.demos --photos FOLDER --out results/demos --perception encoder --metrics psnr,ssim_ycbcr,lpips
     python -m experiments.tir_agent.demos --photos FOLDER --out results/demos --executor pool --processes 16    # see `ir-env pool start`
 
 The agent (``policies/planners/traversal.py``) perceives which degradations there are, runs all tools of one task after another, keeps the
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--combos", default="random:1:2:3", help="of degradations, see ir_env.degradations.parse_combos")
     parser.add_argument("--crop", type=int, default=64, help="side of the crops; 0 takes whole photographs")
     parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--metrics", default="psnry,ssim", help="that judge the results, weighed as in the reward delta_iqa")
+    parser.add_argument("--metrics", default="psnr,ssim_ycbcr,piqe", help="that judge the results, weighed as in the reward delta_iqa")
     parser.add_argument("--perception", choices=("known", "encoder"), default="known", help="the degradations are told, or perceived")
     parser.add_argument("--threshold", type=float, default=0.02, help="least gain of a step that is not rolled back")
     parser.add_argument("--seed", type=int, default=0)

@@ -31,7 +31,7 @@ config = (
         env_config={
             "dataset": {"photos": "builtin", "split": "train", "crop_size": 64, "combos": "random:1:2:3"},
             "toolbox": "default",
-            "metrics": ["psnry", "ssim", "gmsd"],
+            "metrics": ["psnr", "ssim_ycbcr", "gmsd", "piqe"],
             "reward": "delta_iqa",
             "max_steps": 6,
         },

@@ -40,7 +40,7 @@ config = (
         env_config={
             "dataset": {"photos": "builtin", "split": "train", "crop_size": None, "combos": "A,B,C"},
             "toolbox": "agenticir",
-            "metrics": ["psnr", "ssim", "lpips", "maniqa", "clipiqa", "musiq"],
+            "metrics": ["psnr", "ssim_ycbcr", "lpips", "maniqa", "clipiqa", "musiq"],
             "reward": "delta_psnr",
             "max_steps": MAX_STEPS,
             "observation_size": VIEW,

@@ -11,7 +11,7 @@ from ir_env.datasets.base import Pair, Sample
 from ir_env.datasets.photos import Photos, Split, load_photos
 from ir_env.degradations.combos import Combos, parse_combos
 from ir_env.degradations.depth import DepthSource, load_depth_source
-from ir_env.degradations.recipe import Scene, degrade, seed_for
+from ir_env.degradations.recipe import Scene, check_severity, degrade, seed_for
 from tool_actors.errors import IrEnvError
 
 
@@ -42,6 +42,7 @@ class SynthesisedDataset:
     ):
         self.photos = load_photos(photos, split)
         self.combos = parse_combos(combos)
+        check_severity(severity)
         if crop_size is not None and (crop_size < 32 or crop_size % 4):
             raise IrEnvError(f"crop_size must be a multiple of 4 and at least 32, or None for whole photographs; not {crop_size}")
         self.crop_size, self.seed, self.draws, self.severity = crop_size, seed, draws, severity

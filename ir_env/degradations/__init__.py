@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ir_env.degradations.combos import GROUPS, ORDER, Combo, Combos, parse_combo, parse_combos
 from ir_env.degradations.depth import DepthFolder, DepthSource, SyntheticDepth, load_depth_source
-from ir_env.degradations.recipe import RECIPE, Applied, degrade, seed_for
+from ir_env.degradations.recipe import RECIPE, Applied, Degradation, add_degradation, check_severity, degrade, seed_for
 
 __all__ = [
     "GROUPS",
@@ -13,9 +13,12 @@ __all__ = [
     "Applied",
     "Combo",
     "Combos",
+    "Degradation",
     "DepthFolder",
     "DepthSource",
     "SyntheticDepth",
+    "add_degradation",
+    "check_severity",
     "degrade",
     "load_depth_source",
     "parse_combo",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.tasks import DEGRADATIONS
+from tool_actors.tasks import DEGRADATIONS, TASK_OF
 
 Combo = tuple[str, ...]
 """Degradations in the order in which they are applied."""
@@ -26,7 +26,7 @@ ALIASES = {
 }
 """The names in AgenticIR's and OPERA's files."""
 
-ORDER: Combo = ("rain", "haze", "motion_blur", "defocus_blur", "low_light", "noise", "jpeg", "low_resolution")
+ORDER: list[str] = ["rain", "haze", "motion_blur", "defocus_blur", "low_light", "noise", "jpeg", "low_resolution"]
 """The order in which random combinations apply their degradations: scene, lens, sensor, file (AgenticIR's fine-tuning data)."""
 
 
@@ -41,8 +41,8 @@ def parse_combo(text: str | Sequence[str]) -> Combo:
     combo = []
     for part in parts:
         name = ALIASES.get(part.strip().lower(), part.strip().lower())
-        if name not in DEGRADATIONS:
-            raise UnknownNameError("degradation", part.strip(), DEGRADATIONS, "Join several with +, e.g. rain+haze.")
+        if name not in TASK_OF:
+            raise UnknownNameError("degradation", part.strip(), TASK_OF, "Join several with +, e.g. rain+haze.")
         if name in combo:
             raise IrEnvError(f"combination {text!r} names {name} twice; each degradation may stand once")
         combo.append(name)
@@ -108,7 +108,7 @@ def parse_combos(spec: str | Iterable[str | Sequence[str]] | Combos) -> Combos:
                 entries.append(parse_combo(item))
             except UnknownNameError as error:
                 if isinstance(item, str) and "+" not in item:
-                    raise UnknownNameError("group or degradation", item, (*GROUPS, *DEGRADATIONS, "random:1:2:3")) from error
+                    raise UnknownNameError("group or degradation", item, (*GROUPS, *TASK_OF, "random:1:2:3")) from error
                 raise
     entries = list(dict.fromkeys(entries))
     return Combos(tuple(entries), tuple([1.0 / len(entries)] * len(entries)))

@@ -1,4 +1,4 @@
-"""The eight degradations, with the parameter ranges, the order and the uint8 rounding of AgenticIR's recipe.
+"""The eight degradations, with the parameter ranges, the order and the uint8 rounding of AgenticIR's recipe; and a user's own.
 
 Every degradation takes and returns uint8 (H, W, 3), RGB; so an image is rounded after each. Sources: AgenticIR
 (Zhu et al., ICLR 2025), whose haze follows RESIDE, motion and defocus blur imagecorruptions, noise and resizing BasicSR.
@@ -15,11 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ir_env.degradations.combos import Combo, parse_combo
+from ir_env.degradations.combos import ALIASES, ORDER, Combo, parse_combo
 from ir_env.degradations.depth import Box, DepthSource, SyntheticDepth
-from tool_actors.errors import IrEnvError
+from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.tasks import TASK_OF
 
 Parameters = dict[str, Any]
+DRAWS = 64
+"""Of parameters, until the kind comes that was asked for: of three kinds one stays away in 1 of 10^11 cases."""
 RAIN_FIELD = 256
 """Rain is drawn on a field of at least this side and cut, so that a small crop gets the density and brightness of a photograph."""
 
@@ -81,22 +84,66 @@ def degrade(
     combo = parse_combo(combo)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise IrEnvError(f"degrade needs uint8 (H, W, 3), RGB; this is {image.dtype} {image.shape}")
+    check_severity(severity)
     chosen = severity if isinstance(severity, Mapping) else dict.fromkeys(combo, severity)
     used = []
     for name, stream in zip(combo, np.random.SeedSequence(seed).spawn(len(combo)), strict=True):
         rng = np.random.default_rng(stream)
         wanted = chosen.get(name)
-        if isinstance(wanted, int | float) and not 0 <= wanted <= 1:
-            raise IrEnvError(f"severity of {name} must lie in [0, 1], not {wanted}")
         explicit = wanted if isinstance(wanted, Mapping) else {}
-        parameters = RECIPE[name].draw(rng, None if isinstance(wanted, Mapping) else wanted)
-        unknown = set(explicit) - set(parameters)
-        if unknown and "kind" not in explicit:
-            raise IrEnvError(f"{name} has no parameter {sorted(unknown)}; it has {sorted(parameters)}")
-        parameters = {**parameters, **explicit}
+        parameters = _draw(RECIPE[name], rng, None if isinstance(wanted, Mapping) else wanted, explicit)
         image = RECIPE[name].apply(image, parameters, rng, scene or Scene())
         used.append((name, parameters))
     return Applied(image, tuple(used))
+
+
+def check_severity(severity: float | Mapping[str, float | Parameters] | None) -> None:
+    """Raise :class:`IrEnvError` for a number outside [0, 1], a degradation that there is not, or a value that is neither."""
+    for name, wanted in severity.items() if isinstance(severity, Mapping) else [("the degradations", severity)]:
+        if isinstance(severity, Mapping) and name not in RECIPE:
+            raise UnknownNameError("degradation", name, RECIPE, "A severity is a number in [0, 1], or a mapping by degradation.")
+        if isinstance(wanted, int | float) and not 0 <= wanted <= 1:
+            raise IrEnvError(f"severity of {name} must lie in [0, 1], not {wanted}")
+        if wanted is not None and not isinstance(wanted, int | float | Mapping):
+            raise IrEnvError(f"severity of {name} is {wanted!r}: write a number in [0, 1], or parameters by name")
+
+
+def add_degradation(degradation: Degradation, task: str, *, before: str | None = None, aliases: Sequence[str] = ()) -> Degradation:
+    """Add a degradation of one's own, in this process: combinations may name it, datasets draw it, tools may undo it.
+
+    Args:
+        degradation: its name, and how it is drawn and applied.
+        task: which task undoes it: one of those there are, or a new one, which tools may then have.
+        before: its place in the order of random combinations; by default at the end.
+        aliases: other names for it.
+
+    Raises:
+        IrEnvError: a degradation of that name is there.
+    """
+    name = degradation.name
+    if name in RECIPE:
+        raise IrEnvError(f"there is a degradation named {name!r} already: choose another name")
+    if before is not None and before not in ORDER:
+        raise UnknownNameError("degradation", before, ORDER)
+    RECIPE[name], TASK_OF[name] = degradation, task
+    ORDER.insert(len(ORDER) if before is None else ORDER.index(before), name)
+    ALIASES.update(dict.fromkeys(map(str.lower, aliases), name))
+    return degradation
+
+
+def _draw(degradation: Degradation, rng: np.random.Generator, severity: float | None, explicit: Mapping[str, Any]) -> Parameters:
+    """Drawn parameters with the explicit ones in their place; a kind that is asked for is drawn until it comes."""
+    parameters = degradation.draw(rng, severity)
+    drawn = [parameters]
+    if "kind" in explicit:
+        while parameters.get("kind") != explicit["kind"] and len(drawn) < DRAWS:
+            drawn.append(parameters := degradation.draw(rng, severity))
+        if parameters.get("kind") != explicit["kind"]:
+            kinds = sorted({str(each["kind"]) for each in drawn if "kind" in each})
+            raise IrEnvError(f"{degradation.name} has no kind {explicit['kind']!r}; it has {', '.join(kinds) or 'none'}")
+    if unknown := set(explicit) - set(parameters):
+        raise IrEnvError(f"{degradation.name} has no parameter {sorted(unknown)}; it has {sorted(parameters)}")
+    return {**parameters, **explicit}
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float, severity: float | None) -> float:
@@ -187,16 +234,17 @@ def _rain(image, parameters, rng, scene):
     """White streaks: sparse noise filtered with a rotated line, min-max normalised and added."""
     height, width = image.shape[:2]
     field_shape = max(height, RAIN_FIELD), max(width, RAIN_FIELD)
-    drops = rng.uniform(0, 256, field_shape).astype(np.float32)
+    drops = rng.uniform(0, 256, field_shape)
     drops[drops < 256 - 0.01 * parameters["value"]] = 0
-    drops = cv2.filter2D(drops, -1, np.array([[0, 0.1, 0], [0.1, 8, 0.1], [0, 0.1, 0]], np.float32))
+    drops = cv2.filter2D(drops, -1, np.array([[0, 0.1, 0], [0.1, 8, 0.1], [0, 0.1, 0]]))
     length = parameters["length"]
     turn = cv2.getRotationMatrix2D((length / 2, length / 2), parameters["angle"] - 45, 1 - length / 100.0)
-    streak = cv2.warpAffine(np.eye(length, dtype=np.float32), turn, (length, length))
+    streak = cv2.warpAffine(np.eye(length), turn, (length, length))
     streak = cv2.GaussianBlur(streak, (parameters["width"], parameters["width"]), 0)
     rain = cv2.filter2D(drops, -1, streak)
-    rain = cv2.normalize(rain, None, 0, 255, cv2.NORM_MINMAX)[:height, :width]
-    return _round(image + rain[..., None])
+    # cut off to whole levels before it is added, as the recipe does
+    rain = cv2.normalize(rain, None, 0, 255, cv2.NORM_MINMAX)[:height, :width].astype(np.uint8)
+    return _round(image.astype(np.int16) + rain[..., None])
 
 
 def _draw_haze(rng, severity):

@@ -2,7 +2,7 @@
 
 Arrays are float64. B groups of G rollouts have K rewards, (B, G, K), each oriented so that higher is better; advantages are (B, G).
 
->>> estimator = AdvantageEstimator(AdvantageOptions(mode="gdpo"), ["psnry", "ssim"])
+>>> estimator = AdvantageEstimator(AdvantageOptions(mode="gdpo"), ["psnr", "ssim_ycbcr"])
 >>> estimator([[[20.0, 0.5], [22.0, 0.7]]]).advantages.round(3).tolist()
 [[-0.707, 0.707]]
 """

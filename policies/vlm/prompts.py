@@ -13,7 +13,7 @@ from ir_env.actions import ActionTable
 from ir_env.observation import view
 from policies.vlm.parser import CLOSE, OPEN, STOP
 from policies.vlm.spectrum import with_spectrum
-from tool_actors.tasks import TASKS
+from tool_actors.tasks import TASK_OF
 
 TASK_MEANING = {
     "denoise": "remove noise",
@@ -63,7 +63,8 @@ class Prompter:
     def tools_of(self) -> dict[str, list[str]]:
         """The tools of each task for which there are some."""
         tasks = {action.task for action in self.actions}
-        return {task: [action.tool for action in self.actions if action.task == task] for task in TASKS if task in tasks}
+        known = [task for task in dict.fromkeys(TASK_OF.values()) if task in tasks]
+        return {task: [action.tool for action in self.actions if action.task == task] for task in known}
 
     @cached_property
     def system(self) -> str:

@@ -6,10 +6,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ir_env.degradations import GROUPS, ORDER, RECIPE, DepthFolder, SyntheticDepth, degrade, parse_combo, parse_combos, seed_for
+from ir_env.datasets import Sample, SynthesisedDataset
+from ir_env.degradations import (
+    GROUPS,
+    ORDER,
+    RECIPE,
+    Degradation,
+    DepthFolder,
+    SyntheticDepth,
+    add_degradation,
+    degrade,
+    parse_combo,
+    parse_combos,
+    seed_for,
+)
+from ir_env.degradations.combos import ALIASES
 from ir_env.degradations.recipe import Scene
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.tasks import DEGRADATIONS
+from tool_actors.tasks import DEGRADATIONS, TASK_OF
+from tool_actors.toolbox import ToolSpec
 
 SEEDS = 2000
 GOLDEN_SEED = 21996628174381400
@@ -80,10 +95,74 @@ def test_severity_goes_from_mild_to_strong(degradation, crop):
 def test_severity_by_name_and_explicit_parameters(crop):
     result = degrade(crop, "noise+jpeg", 1, severity={"noise": {"kind": "gaussian", "sigma": 5}, "jpeg": 1.0})
     assert dict(result.parameters)["noise"]["sigma"] == 5 and dict(result.parameters)["jpeg"]["quality"] == 10
-    with pytest.raises(IrEnvError, match="severity of noise"):
+    with pytest.raises(IrEnvError, match="severity of the degradations"):
         degrade(crop, "noise", 1, severity=1.5)
     with pytest.raises(IrEnvError, match="no parameter"):
         degrade(crop, "jpeg", 1, severity={"jpeg": {"qualty": 3}})
+
+
+@pytest.mark.parametrize(
+    "severity", [{"nose": 0.5}, {"noise": {"sgima": 5}}, {"noise": {"kind": "gaussian", "sgima": 5}}, {"noise": {"kind": "gausian"}}]
+)
+def test_a_severity_that_names_nothing_is_an_error(severity, crop):
+    with pytest.raises(IrEnvError, match=r"nose|sgima|gausian"):
+        degrade(crop, "noise", 1, severity=severity)
+
+
+def test_a_dataset_refuses_a_wrong_severity_when_it_is_made():
+    with pytest.raises(IrEnvError, match="did you mean 'noise'"):
+        SynthesisedDataset(severity={"noize": 0.5})
+    assert SynthesisedDataset(severity={"jpeg": 1.0}, combos="noise").severity, "what a combination lacks may be named"
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "poisson"])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_kind_without_its_parameters_draws_them(kind, seed, crop):
+    [(_, parameters)] = degrade(crop, "noise", seed, severity={"noise": {"kind": kind}}).parameters
+    assert set(parameters) == {"kind", "sigma" if kind == "gaussian" else "scale"} and parameters["kind"] == kind
+
+
+@pytest.mark.parametrize("angle", [-30, 0, 29])
+@pytest.mark.parametrize(("length", "value"), [(20, 50), (33, 99)])
+def test_rain_is_agenticirs(angle, length, value):
+    """Its steps in double precision, the layer cut off to whole levels before it is added; to the level."""
+    clean = np.random.default_rng(1).integers(0, 256, (300, 280, 3), np.uint8)
+    noise = np.random.default_rng(9).uniform(0, 256, (300, 280))
+    noise[noise < 256 - value * 0.01] = 0
+    noise = cv2.filter2D(noise, -1, np.array([[0, 0.1, 0], [0.1, 8, 0.1], [0, 0.1, 0]]))
+    turn = cv2.getRotationMatrix2D((length / 2, length / 2), angle - 45, 1 - length / 100.0)
+    kernel = cv2.GaussianBlur(cv2.warpAffine(np.diag(np.ones(length)), turn, (length, length)), (3, 3), 0)
+    layer = cv2.filter2D(noise, -1, kernel)
+    layer = (255 * (layer - layer.min()) / (layer.max() - layer.min()) + 1e-9).astype(np.uint8)
+    expected = np.clip(clean.astype(int) + layer[..., None], 0, 255)
+    parameters = {"length": length, "angle": angle, "value": value, "width": 3}
+    rained = RECIPE["rain"].apply(clean, parameters, np.random.default_rng(9), Scene())
+    assert np.abs(rained.astype(int) - expected).max() <= 1 and (rained != expected).mean() < 1e-3
+
+
+def darken_edges(image, parameters, rng, scene):
+    down, right = (np.abs(np.linspace(-1, 1, side)) for side in image.shape[:2])
+    fall = 1 - parameters["depth"] * np.maximum(down[:, None], right)[..., None] ** 2
+    return np.rint(image * fall).astype(np.uint8)
+
+
+def test_a_degradation_of_ones_own(crop):
+    vignette = Degradation("vignette", lambda rng, severity: {"depth": 0.8 if severity is None else severity}, darken_edges)
+    add_degradation(vignette, "brighten_edges", before="noise", aliases=("vignetting",))
+    try:
+        assert parse_combo("vignetting+noise") == ("vignette", "noise")
+        assert ORDER.index("vignette") + 1 == ORDER.index("noise")
+        assert any("vignette" in combo for combo in parse_combos("random:0:1").entries)
+        pair = SynthesisedDataset(combos="vignette", severity={"vignette": 0.5}).load(Sample("chelsea", ("vignette",), (0, 0, 64, 64)))
+        assert pair.degraded[0, 0].sum() < pair.reference[0, 0].sum() and np.array_equal(pair.degraded[32, 32], pair.reference[32, 32])
+        assert ToolSpec("mine.edges", "brighten_edges", fingerprint="1").task == "brighten_edges"
+        with pytest.raises(IrEnvError, match="already"):
+            add_degradation(vignette, "brighten_edges")
+    finally:
+        for table in (RECIPE, TASK_OF):
+            table.pop("vignette", None)
+        ORDER.remove("vignette")
+        ALIASES.pop("vignetting", None)
 
 
 def test_gaussian_noise_has_the_stated_sigma():

@@ -1,11 +1,19 @@
+import pickle
 import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
+from skimage.metrics import structural_similarity
 
 from ir_env.compat import import_basicsr
-from ir_env.metrics import DEFAULT_METRICS, METRICS, MetricError, MetricSuite, MetricWeightsMissing, _create
+from ir_env.metrics import DEFAULT_METRICS, METRICS, Metric, MetricError, MetricSuite, MetricWeightsMissing, _resize
 from ir_env.metrics import _to_tensor as to_tensor
+from ir_env.process import RestorationProcess
 from tool_actors.errors import UnknownNameError
 
 
@@ -22,10 +30,147 @@ def test_golden_psnr(crop):
     assert MetricSuite(["psnr"]).score([crop], [crop])[0, 0] == pytest.approx(80, abs=0.01)
 
 
-def test_ssim_in_float32_equals_pyiqas(pair):
+def independent(images, luma):
+    """PSNR and SSIM on a luma, written from the standards (BT.601, 16 to 235; YIQ) with numpy and scikit-image."""
+    weights, offset = {"ycbcr": ((65.481, 128.553, 24.966), 16), "yiq": ((0.299 * 255, 0.587 * 255, 0.114 * 255), 0)}[luma]
+    restored, clean = (image.astype(np.float64) / 255 @ np.array(weights) + offset for image in images)
+    psnr = 10 * np.log10(255**2 / np.mean((restored - clean) ** 2))
+    settings = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
+    _, places = structural_similarity(np.rint(restored), np.rint(clean), **settings)
+    return psnr, np.maximum(places[5:-5, 5:-5], 0).mean()
+
+
+def tid2013_i03():
+    """The distorted image I03 of TID2013 and its reference, which pyiqa's wheel carries for its own calibration."""
+    folder = Path(metadata.distribution("pyiqa").locate_file("ResultsCalibra"))
+    return [cv2.imread(str(folder / part / "I03.bmp"))[..., ::-1].copy() for part in ("dist_dir", "ref_dir")]
+
+
+def test_the_fields_numbers():
+    distorted, clean = tid2013_i03()
+    names = ["psnr", "psnry", "ssim_ycbcr", "ssim_yiq"]
+    told = dict(zip(names, MetricSuite(names).score([distorted], [clean])[0].tolist(), strict=True))
+    assert told == pytest.approx({"psnr": 21.114, "psnry": 23.592, "ssim_ycbcr": 0.7341, "ssim_yiq": 0.6997}, abs=6e-4)
+    psnry, ssim = independent((distorted, clean), "ycbcr")
+    assert told["psnry"] == pytest.approx(psnry, abs=1e-3) and told["ssim_ycbcr"] == pytest.approx(ssim, abs=1e-5)
+    assert told["ssim_yiq"] == pytest.approx(independent((distorted, clean), "yiq")[1], abs=1e-5)
+
+
+def test_psnry_is_basicsrs(pair):
+    import_basicsr()
+    from basicsr.metrics.psnr_ssim import calculate_psnr
+
     noisy, clean = pair
-    theirs = _create("ssim", "cpu")(to_tensor([noisy], "cpu"), to_tensor([clean], "cpu")).item()
-    assert MetricSuite(["ssim"]).score([noisy], [clean])[0, 0] == pytest.approx(theirs, abs=1e-5)
+    theirs = calculate_psnr(noisy[..., ::-1], clean[..., ::-1], crop_border=0, test_y_channel=True)
+    assert MetricSuite(["psnry"]).score([noisy], [clean])[0, 0] == pytest.approx(theirs, abs=1e-3)
+
+
+def text_page():
+    """Black letters on white, as a scan has them, and the same a little blurred: the case that float32 gets wrong."""
+    page = np.full((160, 240, 3), 255, np.uint8)
+    for line in range(20, 160, 24):
+        cv2.putText(page, "flat white, sharp ink", (8, line), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1)
+    return page, cv2.GaussianBlur(page, (3, 3), 0.6)
+
+
+@pytest.mark.parametrize("name", ["ssim_ycbcr", "ssim_yiq"])
+def test_ssim_equals_an_independent_one_where_float32_does_not(name, pair):
+    page, blurred = text_page()
+    flat = np.full((64, 64, 3), 173, np.uint8)
+    almost = flat.copy()
+    almost[::7, ::5] += 1
+    for images in (pair, (blurred, page), (almost, flat), (flat, almost)):
+        expected = independent(images, name.removeprefix("ssim_"))[1]
+        assert MetricSuite([name]).score(images[:1], images[1:])[0, 0] == pytest.approx(expected, abs=1e-5)
+    for same in (flat, page, np.zeros_like(flat)):
+        assert MetricSuite([name]).score([same], [same])[0, 0] == 1.0
+
+
+def test_ssim_without_a_custom_is_refused_with_both_names():
+    with pytest.raises(MetricError, match=r"ssim_ycbcr .* ssim_yiq"):
+        MetricSuite(["ssim"])
+
+
+def smooth(height, width):
+    return np.repeat(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], height, axis=0).repeat(3, axis=2)
+
+
+def starry():
+    sky = np.zeros((256, 256, 3), np.uint8)
+    sky[::64, ::64] = 255
+    return sky
+
+
+def test_what_has_no_value_is_nan_then_its_worst_and_counted():
+    odd = [np.zeros((200, 200, 3), np.uint8), np.full((200, 200, 3), 90, np.uint8), smooth(200, 300), starry()]
+    suite = MetricSuite(["niqe", "piqe", "psnr"])
+    raw = suite.score(odd, odd)
+    assert np.isnan(raw[0, :2]).all() and np.isfinite(raw[:, 2]).all()
+    told = suite.defined(raw)
+    assert np.isfinite(told).all() and told[0, :2].tolist() == [METRICS["niqe"].worst, METRICS["piqe"].worst]
+    assert suite.undefined == Counter({name: int(n) for name, n in zip(suite.names, np.isnan(raw).sum(0), strict=True) if n})
+    assert f"niqe had no value on {suite.undefined['niqe']} images" in suite.describe()
+    assert suite.defined(np.zeros((2, 3), np.float32)) == pytest.approx(0) and suite.undefined["psnr"] == 0
+
+
+def test_no_black_image_brings_a_reward_that_is_not_a_number():
+    process = RestorationProcess(toolbox=["gamma.brighten"], metrics=["psnr", "piqe"], max_steps=2)
+    black = np.zeros((64, 64, 3), np.uint8)
+    episode = process.start_image(black, black)
+    process.step([episode], [0])
+    assert np.isfinite(episode.total_reward) and np.isfinite(episode.scores).all()
+    assert process.suite.undefined["piqe"] >= 1
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8, 1 / 2])
+@pytest.mark.parametrize("shape", [(96, 144), (95, 143)])
+def test_an_image_of_another_scale_is_brought_to_its_references_size_before_every_metric(photo, scale, shape):
+    clean = photo[: shape[0], : shape[1]]
+    size = tuple(-(-side // scale) if scale > 1 else round(side / scale) for side in reversed(shape))
+    small = cv2.resize(clean, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
+    suite = MetricSuite(["psnr", "piqe"])
+    told = suite.score([small], [clean])[0]
+    large = _resize(to_tensor([small], "cpu"), clean.shape)[0].permute(1, 2, 0).numpy()
+    assert told == pytest.approx(suite.score([large], [clean])[0], abs=1e-4)
+
+
+def test_leaving_super_resolution_out_is_not_rewarded(photo):
+    """A sharp small image scores well by itself; beside its reference, it is what a viewer would see of it."""
+    clean = photo[:256, :256]
+    small = cv2.resize(clean, (64, 64), interpolation=cv2.INTER_AREA)
+    niqe, large = MetricSuite(["niqe"]), cv2.resize(small, (256, 256), interpolation=cv2.INTER_CUBIC)
+    assert niqe.score([small], [clean])[0, 0] == pytest.approx(niqe.score([large], [clean])[0, 0], rel=0.1)
+    assert niqe.score([small], [clean])[0, 0] > niqe.score([clean], [clean])[0, 0] + 2
+
+
+def test_small_images_are_mirrored_for_no_reference_metrics(crop):
+    mirrored = np.pad(crop, ((0, 128), (0, 128), (0, 0)), mode="symmetric")
+    suite = MetricSuite(["niqe"])
+    assert suite.score([crop], [None]) == pytest.approx(suite.score([mirrored], [None]), rel=1e-5)
+
+
+def redness(images, references):
+    return images[:, 0].mean((1, 2)) - references[:, 0].mean((1, 2))
+
+
+REDNESS = Metric("redness", True, True, "more red than the reference", offline=True, function=redness)
+
+
+def test_a_metric_of_ones_own(crop, monkeypatch):
+    redder = np.clip(crop + np.array([20, 0, 0]), 0, 255).astype(np.uint8)
+    suite = MetricSuite(["psnr", REDNESS])
+    assert suite.names == ("psnr", "redness") and suite.score([redder], [crop])[0, 1] == pytest.approx(20 / 255, abs=0.02)
+    again = pickle.loads(pickle.dumps(suite))
+    assert again.score([redder], [crop]) == pytest.approx(suite.score([redder], [crop]))
+    monkeypatch.setitem(sys.modules, "a_users_module", SimpleNamespace(REDNESS=REDNESS, OTHER=3))
+    assert MetricSuite(["a_users_module:REDNESS"]).names == ("redness",)
+    for place in ("a_users_module:NOPE", "a_users_module:OTHER", "no_such_module:X"):
+        with pytest.raises(MetricError, match=place):
+            MetricSuite([place])
+    process = RestorationProcess(toolbox=["gamma.brighten"], metrics=["psnr", REDNESS], reward_weights={"redness": 1.0}, max_steps=2)
+    episode = process.start_image(crop, crop)
+    process.step([episode], [0])
+    assert episode.total_reward == pytest.approx(float(episode.scores[1][1] - episode.scores[0][1]), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.offline])
@@ -64,8 +209,8 @@ def test_what_cannot_be_scored_says_why(crop):
         MetricSuite(["psnr"]).score([crop], [None])
     with pytest.raises(MetricError, match="cannot be compared"):
         MetricSuite(["psnr"]).score([crop], [crop[:60]])
-    with pytest.raises(MetricError, match="at least 192"):
-        MetricSuite(["niqe"]).score([crop], [None])
+    with pytest.raises(MetricError, match="at least 176"):
+        MetricSuite(["ms_ssim"]).score([crop], [crop])
     with pytest.raises(UnknownNameError, match="did you mean 'lpips'"):
         MetricSuite(["lpisp"])
     with pytest.raises(MetricError, match="twice"):

@@ -129,10 +129,10 @@ def test_what_is_read_from_rollouts():
     episodes = runner.sample_round((1, 0))[1]
     runner.stop()
     names, gains = rollout_rewards(episodes, "gain")
-    assert names == ["psnry", "ssim", "gmsd"]
+    assert names == ["psnr", "psnry", "ssim_ycbcr", "piqe"]
     for episode, row in zip(episodes, gains, strict=True):
         first, last = episode.get_infos(0)["metrics"], episode.get_infos(-1)["metrics"]
-        expected = [last["psnry"] - first["psnry"], last["ssim"] - first["ssim"], first["gmsd"] - last["gmsd"]]
+        expected = [(1 if name != "piqe" else -1) * (last[name] - first[name]) for name in names]
         assert row.tolist() == pytest.approx(expected), "a lower gmsd is better"
     _, finals = rollout_rewards(episodes, "final")
     assert finals[0].tolist() == pytest.approx([float(v) * s for v, s in zip(episodes[0].get_infos(-1)["metrics"].values(), (1, 1, -1))])
@@ -213,7 +213,7 @@ def uninterrupted():
 
 def test_what_is_reported(uninterrupted):
     first, last = uninterrupted[0][0], uninterrupted[0][-1]
-    metrics = {"psnry", "ssim", "gmsd"}
+    metrics = {"psnr", "psnry", "ssim_ycbcr", "piqe"}
     assert set(first["grpo"]) == {"format_rate", "diversity", "zero_spread", "reward", "weight", "ema", "tool_use"}
     for name in ("reward", "weight", "ema"):
         assert set(first["grpo"][name]) == metrics

@@ -124,7 +124,7 @@ def test_grpo_trains_it_and_its_checkpoint_is_a_planner(taught, tmp_path):
             told, learner = result["grpo"], result["learners"]["default_policy"]
             assert learner["sampling_gap"] < 1e-5 and learner["entropy"] > 0
             assert 0.3 < told["format_rate"] <= 1 and told["diversity"] > 0.25
-            assert {"psnry", "ssim", "gmsd"} <= set(told["reward"])
+            assert {"psnr", "ssim_ycbcr", "piqe"} <= set(told["reward"])
         after = algorithm.get_module().state_dict()
         changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
         assert any(".visual." in name for name in changed) and any(".language_model." in name for name in changed)

@@ -125,14 +125,14 @@ def test_futures_and_streams(pool):
 
 
 def test_metrics_run_in_the_pool_and_are_kept(pool):
-    suite, images = MetricSuite(["psnry", "ssim"]), states(4)
+    suite, images = MetricSuite(["psnry", "ssim_ycbcr"]), states(4)
     references = [images[0].pixels, images[0].pixels, images[1].pixels, images[2].pixels]
     vectors = pool.executor().score(suite, images, references)
     wanted = suite.score([state.pixels for state in images], references)
     np.testing.assert_allclose(np.stack(vectors), wanted, rtol=1e-5)
     again = pool.executor().score(suite, images, [each.copy() for each in references])
     assert np.array_equal(np.stack(again), np.stack(vectors))
-    stats = pool.status()["services"]["score:psnry,ssim"]
+    stats = pool.status()["services"]["score:psnry,ssim_ycbcr"]
     assert stats["executions"] == 4 and stats["hits"] == 4
     with pytest.raises(IrEnvError, match="there is none"):
         pool.executor().score(suite, images[:1], [None])
