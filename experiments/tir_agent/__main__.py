@@ -2,7 +2,7 @@
 
 How to run
 ----------
-    python -m experiments.tir_agent --photos FOLDER --out results/tir_agent
+    python -m experiments.tir_agent --photos FOLDER --heldout OTHER --out results/tir_agent
     python -m experiments.tir_agent --photos FOLDER --out results/tir_agent --seeds 0,1,2       # GRPO with several seeds
 
 The stages, each a script of its own that can be run alone:
@@ -70,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     nano, demos, sft, photos = out / "nano", out / "demos", out / "sft", ["--photos", options.photos]
     script = "experiments.tir_agent."
     stage("pretraining", nano / "report.json", ["-m", f"{script}pretrain", *photos, "--out", str(nano), *options.pretrain])
-    stage("demonstrations", demos / "data", ["-m", f"{script}demos", *photos, "--out", str(demos), *options.demos])
+    apart = ["--heldout-photos", options.heldout] if options.heldout else []
+    stage("demonstrations", demos / "data", ["-m", f"{script}demos", *photos, *apart, "--out", str(demos), *options.demos])
     words = ["--demos", str(demos), "--model", str(nano), "--out", str(sft), *options.sft]
     stage("fine-tuning", sft / "report.json", ["-m", f"{script}sft", *words])
     policies = {"SFT": sft / "policy"}
@@ -90,6 +91,9 @@ def main(arguments: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
+    parser.add_argument(
+        "--heldout", metavar="FOLDER", help="photographs of the table, which no stage learns from and no tool has learned from"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/tir_agent"))
     parser.add_argument("--seeds", default="0", help="of GRPO, separated by commas")
     parser.add_argument("--iterations", type=int, help="of GRPO, by default those of its experiment file")

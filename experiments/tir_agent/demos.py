@@ -8,7 +8,7 @@ How to run
 
 The agent (``policies/planners/traversal.py``) perceives which degradations there are, runs all tools of one task after another, keeps the
 best result, and rolls back what gains less than ``--threshold``. ``--out`` then holds a dataset of Hugging Face's ``datasets``
-(``load_from_disk``) with the splits ``train`` and ``heldout`` (one photograph in five) and the columns
+(``load_from_disk``) with the splits ``train`` and ``heldout`` (one photograph in five, or ``--heldout-photos``) and the columns
 
     sample, combo       which photograph, crop and seed; the degradations
     degraded, clean     images
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/tir_agent_demos"))
     parser.add_argument("--count", type=int, default=5000, help="demonstrations for training")
     parser.add_argument("--heldout", type=int, default=256, help="demonstrations on held-out photographs")
+    parser.add_argument("--heldout-photos", help="folder of those photographs; by default one in five of --photos")
     parser.add_argument("--combos", default="random:1:2:3", help="of degradations, see ir_env.degradations.parse_combos")
     parser.add_argument("--crop", type=int, default=64, help="side of the crops; 0 takes whole photographs")
     parser.add_argument("--toolbox", default="default")
@@ -152,7 +153,11 @@ def process_for(settings: dict[str, Any], split: str):
     from ir_env.process import RestorationProcess
     from tool_actors.tasks import TASKS
 
-    dataset = {"photos": settings["photos"], "split": split, "crop_size": settings["crop"] or None, "combos": settings["combos"]}
+    apart = settings.get("heldout_photos")
+    photos = {"photos": settings["photos"], "split": "all" if apart and split == "train" else split}
+    if apart and split == "heldout":
+        photos = {"photos": apart, "split": "all"}
+    dataset = {**photos, "crop_size": settings["crop"] or None, "combos": settings["combos"]}
     toolbox, metrics, executor = (settings[name] for name in ("toolbox", "metrics", "executor"))
     key = json.dumps([dataset, toolbox, metrics, executor])
     if key not in _processes:
