@@ -262,7 +262,7 @@ def _no_reference_scores(pixels: np.ndarray) -> dict:
         if math.isfinite(value):
             metrics[name] = value
         else:
-            notes.append(f"{name}: it is {value} on this image")
+            notes.append(f"{name}: it has no value on this image ({value})")
     return {"metrics": metrics, "note": "; ".join(notes) or None}
 
 
