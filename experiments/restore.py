@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,14 +112,14 @@ def photograph_process(planner: Planner, toolbox: str | None = None, max_steps: 
         toolbox: for planners that can use any.
         max_steps: most steps; by default the training's, or 6.
     """
-    trained: Mapping = getattr(planner, "env_config", None) or {}
-    settings = {key: trained[key] for key in ("toolbox", "quantize", "max_steps", "low_resolution_below") if trained.get(key) is not None}
+    trained: Mapping[str, Any] = getattr(planner, "env_config", None) or {}
+    settings: dict[str, Any] = {"max_steps": DEFAULT_MAX_STEPS, "low_resolution_below": PHOTO_LOW_RESOLUTION_BELOW}
+    settings |= {key: trained[key] for key in ("toolbox", "quantize", *settings) if trained.get(key) is not None}
     if chosen := toolbox or planner.toolbox:
         settings["toolbox"] = chosen
     if max_steps is not None:
         settings["max_steps"] = max_steps
-    defaults = {"max_steps": DEFAULT_MAX_STEPS, "low_resolution_below": PHOTO_LOW_RESOLUTION_BELOW}
-    return RestorationProcess(**{**defaults, **settings}, cache_bytes=0)
+    return RestorationProcess(**settings, cache_bytes=0)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------------------
