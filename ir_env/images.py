@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -27,12 +30,16 @@ def load_image(path: str | Path) -> np.ndarray:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        ImageError: the file is missing, unreadable, truncated, or smaller than 16 pixels a side.
+        ImageError: the file is missing, unreadable, truncated, smaller than 16 pixels a side, or larger than memory.
     """
     from PIL import Image, ImageOps
 
     path = Path(path)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ImageError(f"{path}: {error.strerror}. Give a path that can be opened.") from error
+    if not there:
         what = "a folder" if path.is_dir() else "no such file"
         raise ImageError(f"{path}: {what}. Give the path of an image file ({', '.join(sorted(SUFFIXES))}).")
     try:
@@ -48,6 +55,8 @@ def load_image(path: str | Path) -> np.ndarray:
             pixels = np.array(image.convert("RGB"))
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {error}. Cut or shrink the image first.") from error
+    except MemoryError as error:
+        raise ImageError(f"{path}: the image does not fit into memory. Cut or shrink it first.") from error
     except Exception as error:
         raise ImageError(f"{path}: not a readable image ({error}). Is the file complete? Open and save it again.") from error
     return check_size(pixels, str(path))
@@ -66,15 +75,37 @@ def save_image(path: str | Path, pixels: np.ndarray) -> Path:
     from PIL import Image
 
     path = Path(path)
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ImageError(f"{path}: cannot be written (no format has this suffix). Choose one of {', '.join(sorted(SUFFIXES))}.")
+    with written_whole(path) as file:
+        Image.fromarray(pixels).save(file, kind)
+    return path
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write to, which appears under its name when the block has ended without an error, and otherwise not at all.
+
+    Its folder is made. A file that was there before stays until it is replaced.
+
+    Raises:
+        ImageError: it cannot be written, or what writes to it raised an ``OSError`` or a ``ValueError``, as Pillow does.
+    """
+    path = Path(path)
+    # of fixed length, since beside a name of the greatest length there is no room for a suffix; no image's suffix, so that what a
+    # killed process leaves is never taken for an image
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        Image.fromarray(pixels).save(temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "x+b") as file:
+            yield file
         temporary.replace(path)
     except (OSError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
-        raise ImageError(f"{path}: cannot be written ({error}). Check the suffix, free space and permissions.") from error
-    return path
+        raise ImageError(f"{path}: cannot be written ({error}). Check the name, free space and permissions.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -82,7 +113,7 @@ def make_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".ir_env_probe"
+        probe = folder / f".{uuid.uuid4().hex}.part"
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -38,7 +38,7 @@ class RestorationProcess:
         invalid_reward: the reward of an action that the mask forbids; the image stays as it is and the step counts.
         malformed_reward: the reward of :data:`ir_env.actions.MALFORMED`, which is invalid, too.
         low_resolution_below: see :class:`ir_env.actions.ActionTable`; by default the dataset's crop size, or 300 for whole photographs.
-        quantize: ``"uint8"`` or ``"none"``, see DESIGN section 4.
+        quantize: ``"uint8"`` or ``"none"``, see docs/design.md, Images.
         executor: runs the tools: ``local`` (in this process), ``pool`` or ``pool:NAME`` (a running MC-Pool), or an executor, whose toolbox
             then holds; see :func:`tool_actors.make_executor.make_executor`.
         cache_bytes: bound of the default executor's prefix cache.

@@ -12,6 +12,7 @@ from ir_env.actions import ActionTable
 from ir_env.episode import Episode
 
 TILE, CAPTION, GAP = 192, 46, 6
+WIDEST = 4 * TILE
 BACKGROUND, INK, FAINT = (250, 250, 248), (25, 25, 30), (110, 110, 118)
 
 
@@ -37,7 +38,7 @@ def film_strip(episode: Episode, actions: ActionTable, metrics: Sequence[str]) -
 
 
 def sheet(tiles: Sequence[tuple[np.ndarray, str, str]]) -> np.ndarray:
-    """Pictures of equal height side by side, each with a title and a line beneath; uint8 (H, W, 3)."""
+    """Pictures side by side, each with a title and a line beneath; uint8 (H, W, 3)."""
     from PIL import Image, ImageDraw, ImageFont
 
     pictures = [_fit(pixels) for pixels, _, _ in tiles]
@@ -83,9 +84,10 @@ def show(picture: np.ndarray) -> None:
 
 
 def _fit(pixels: np.ndarray) -> np.ndarray:
-    """Scale to the height of a tile: nearest-neighbour up, so that pixels show; area-averaged down."""
-    factor = TILE / pixels.shape[0]
-    size = max(1, round(pixels.shape[1] * factor)), TILE
+    """Scale to the height of a tile, or to the greatest width: nearest-neighbour up, so that pixels show; area-averaged down."""
+    height, width = pixels.shape[:2]
+    factor = min(TILE / height, WIDEST / width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
     return cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST if factor > 1 else cv2.INTER_AREA)
 
 
@@ -95,5 +97,5 @@ def _scores(metrics: Sequence[str], scores: np.ndarray) -> str:
 
 def _shorten(text: str, font, width: int) -> str:
     while text and font.getlength(text) > width:
-        text = text[:-2] + "…"
+        text = text[:-2] + "…" if len(text) > 1 else ""
     return text

@@ -137,7 +137,7 @@ class LocalExecutor:
 
     Args:
         toolbox: the tools that requests may name.
-        quantize: ``"uint8"`` rounds every state, ``"none"`` keeps float32 between steps (DESIGN section 4).
+        quantize: ``"uint8"`` rounds every state, ``"none"`` keeps float32 between steps (docs/design.md, Images).
         cache_bytes: bound of the prefix cache; 0 turns it off.
         device: where tools run.
     """

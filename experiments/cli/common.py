@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,9 @@ def guarded(command: Callable[[], int]) -> int:
     """Run a command; the project's own errors are printed without a traceback."""
     from tool_actors.errors import IrEnvError
 
+    # the name of a file may hold what the terminal's encoding does not
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command()
     except IrEnvError as error:

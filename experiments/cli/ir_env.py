@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     restore.add_argument("--out", default="restored", help="folder for the results (default: restored)")
     restore.add_argument("--toolbox", help="name or file of a toolbox, for planners (default: the policy's own, or default)")
-    restore.add_argument("--max-steps", type=int, default=6, help="most tools per photograph (default: 6)")
+    restore.add_argument("--max-steps", type=int, help="most tools per photograph (default: as the policy was trained, or 6)")
     restore.add_argument("--seed", type=int, default=0, help="for planners that draw")
 
     degrade = commands.add_parser("degrade", help="degrade a photograph")

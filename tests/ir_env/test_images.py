@@ -1,10 +1,13 @@
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ir_env.images import ImageError, find_images, load_image, make_folder, save_image
+from ir_env.images import SUFFIXES, ImageError, find_images, load_image, make_folder, save_image, written_whole
 
 
 def test_round_trip(tmp_path, crop):
@@ -66,3 +69,56 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, crop):
     with pytest.raises(ImageError, match=r"x\.nonsense: cannot be written"):
         save_image(tmp_path / "x.nonsense", crop)
     assert sorted(os.listdir(tmp_path)) == ["file"], "nothing half-written stays"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path, crop):
+    save_image(tmp_path / "x.png", crop)
+    before = (tmp_path / "x.png").read_bytes()
+    with pytest.raises(KeyError), written_whole(tmp_path / "x.png") as file:
+        file.write(b"half")
+        raise KeyError("what the caller raises stays as it is")
+    with pytest.raises(ImageError, match=r"x\.png: cannot be written \(no number"), written_whole(tmp_path / "x.png") as file:
+        file.write(b"half")
+        raise ValueError("no number")
+    assert (tmp_path / "x.png").read_bytes() == before and os.listdir(tmp_path) == ["x.png"]
+    with written_whole(tmp_path / "new" / "x.json") as file:
+        file.write(b"whole")
+        assert os.listdir(tmp_path / "new") != ["x.json"], "it is not there yet"
+    assert (tmp_path / "new" / "x.json").read_bytes() == b"whole" and os.listdir(tmp_path / "new") == ["x.json"]
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_a_name_of_the_greatest_length_can_be_written_in_every_format(tmp_path, crop, suffix):
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    path = save_image(tmp_path / ("x" * (longest - len(suffix)) + suffix.upper()), crop)
+    assert load_image(path).shape == crop.shape and find_images(tmp_path) == [path]
+    with pytest.raises(ImageError, match="cannot be written"):
+        save_image(tmp_path / ("x" * longest + suffix), crop)
+    with pytest.raises(ImageError, match="too long"):
+        load_image(tmp_path / ("x" * longest + suffix))
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_what_a_killed_process_leaves_is_no_image(tmp_path, crop):
+    """A process that is killed while it writes, for real."""
+    code = (
+        "import os, signal, sys\nfrom ir_env.images import written_whole\n"
+        "with written_whole(sys.argv[1]) as file:\n    file.write(b'half')\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    save_image(tmp_path / "a.png", crop)
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.png")]).returncode == -signal.SIGKILL
+    assert find_images(tmp_path) == [tmp_path / "a.png"] and len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds its memory as Linux does")
+def test_an_image_larger_than_memory_is_named(tmp_path):
+    """In a process that may take 300 MB more than it has."""
+    Image.new("1", (12000, 12000)).save(tmp_path / "large.png")
+    code = (
+        "import resource, sys\nimport PIL.Image, PIL.PngImagePlugin\nfrom ir_env.images import ImageError, load_image\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20),) * 2)\n"
+        "try:\n    load_image(sys.argv[1])\nexcept ImageError as error:\n    print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "large.png")], capture_output=True, text=True)
+    assert "large.png: the image does not fit into memory" in result.stdout, result.stderr
