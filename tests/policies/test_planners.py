@@ -57,8 +57,8 @@ def test_the_oracle_does_not_touch_the_episode(process):
     [episode] = process.start(fixed_samples(process.dataset, 1, 1))
     gains = process.gains_of(episode, [0, 1, 2])
     assert len(gains) == 3 and not episode.history and len(episode.states) == 1
-    [reward] = process.step([episode], [1])
-    assert reward == pytest.approx(gains[1], abs=1e-6)
+    [outcome] = process.step([episode], [1])
+    assert outcome.reward == pytest.approx(gains[1], abs=1e-6)
 
 
 def test_greedy_without_a_reference_says_so(process, crop):
