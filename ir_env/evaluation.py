@@ -93,11 +93,12 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """In JSON's types, with ``more`` among the rest; :meth:`of` reads it back."""
         told = asdict(self)
-        return {**told, **told.pop("more")}
+        more = told.pop("more")
+        return {**told, **more}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Row:
-        known = {each.name for each in fields(cls)} & told.keys()
+        known = ({each.name for each in fields(cls)} - {"more"}) & told.keys()
         return cls(**{name: told[name] for name in known}, more={name: value for name, value in told.items() if name not in known})
 
 

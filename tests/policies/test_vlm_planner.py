@@ -110,7 +110,9 @@ def test_traversal_rolls_back_what_gains_too_little(process, episodes):
     for _ in run(process, planner, episodes):
         pass
     assert all(names(process, episode) == ["stop"] for episode in episodes)
-    assert [episode.executions for episode in episodes] == [5] * len(episodes), "every tool was tried but the enlarging one, which the mask forbids"
+    assert [episode.executions for episode in episodes] == [5] * len(episodes), (
+        "every tool was tried but the enlarging one, which the mask forbids"
+    )
 
 
 def test_traversal_perceives_with_the_encoder(process):
