@@ -166,9 +166,9 @@ def gains_of_all(process: RestorationProcess, episodes: list[Episode]) -> np.nda
     gains = np.full((len(episodes), process.actions.stop), np.nan, np.float32)
     moves = [(row, int(action)) for row, episode in enumerate(episodes) for action in np.flatnonzero(episode.mask[:-1])]
     trials = [episodes[row].fork() for row, _ in moves]
-    rewards = process.step(trials, [action for _, action in moves])
-    for (row, action), reward in zip(moves, rewards, strict=True):
-        gains[row, action] = reward
+    outcomes = process.step(trials, [action for _, action in moves])
+    for (row, action), outcome in zip(moves, outcomes, strict=True):
+        gains[row, action] = outcome.reward
     return gains
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from tool_actors.errors import IrEnvError
 from tool_actors.toolbox import Toolbox
 
+__all__ = ["MALFORMED", "Action", "ActionTable"]
+
 MALFORMED = -1
 """Stands for an answer that names no action, as a language model may write one: never allowed, it runs nothing, and the step counts."""
 

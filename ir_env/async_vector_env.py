@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ir_env.episode import Episode
-from ir_env.observation import observe
+from ir_env.episode import Outcome
+from ir_env.observation import RESET, inform, observe
 from ir_env.reset_options import start_episodes
 from ir_env.vector_env import RestorationVectorEnv
 from tool_actors.errors import IrEnvError
@@ -115,25 +115,14 @@ class AsyncRestorationEnv(RestorationVectorEnv):
 
     def _begin(self, env_id: int, options: dict[str, Any] | None) -> Ready:
         [self.episodes[env_id]] = start_episodes(self.process, [self._generator(env_id)], options)
-        return self._tell(env_id, 0.0, "", False)
+        return self._tell(env_id, RESET)
 
     def _step(self, env_id: int, action: int) -> Ready:
-        episode = self.episodes[env_id]
-        mask = episode.mask
-        [reward] = self.process.step([episode], [action])
-        return self._tell(env_id, reward, self.actions.name(action), not self.actions.allows(action, mask))
+        [outcome] = self.process.step([self.episodes[env_id]], [action])
+        return self._tell(env_id, outcome)
 
-    def _tell(self, env_id: int, reward: float, tool: str, invalid: bool) -> Ready:
-        episode: Episode = self.episodes[env_id]
-        info = {
-            "metrics": dict(zip(self.process.suite.names, map(float, episode.scores[-1]), strict=True)),
-            "sample": episode.sample,
-            "combo": episode.combo,
-            "group": int(self._counts[env_id] * (self.num_envs // self.group_size) + env_id // self.group_size),
-            "tool": tool,
-            "tool_seconds": episode.seconds[-1] if episode.seconds else 0.0,
-            "invalid": bool(invalid),
-            "error": episode.error,
-        }
+    def _tell(self, env_id: int, outcome: Outcome) -> Ready:
+        episode = self.episodes[env_id]
         observation = observe(episode, self.observation_size, self.process.max_steps)
-        return Ready(env_id, observation, reward, episode.terminated, episode.truncated, info)
+        info = inform(episode, self.process.suite.names, outcome, self._group(env_id))
+        return Ready(env_id, observation, outcome.reward, episode.terminated, episode.truncated, info)

@@ -6,18 +6,21 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import EzPickle
 
 from ir_env.episode import Episode
-from ir_env.observation import observation_space, observe
+from ir_env.observation import inform, observation_space, observe
 from ir_env.process import RestorationProcess
 from ir_env.rendering import film_strip, show, transcript
 from ir_env.reset_options import start_episodes
 from tool_actors.errors import IrEnvError
 
+__all__ = ["DEFAULT_OBSERVATION_SIZE", "RestorationEnv"]
+
 DEFAULT_OBSERVATION_SIZE = 64
 
 
-class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
+class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
     """Choose restoration tools for a degraded photograph, one after another, and stop.
 
     ## Description
@@ -49,7 +52,14 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
     * ``{"combo": "rain+haze"}`` fixes the degradations;
     * ``{"sample": id}`` replays an ``info["sample"]``;
     * ``{"image": path or uint8 array}`` starts from a user's image: with ``combo`` it is degraded first and is its own reference;
-      without, it is restored as it is, which needs metrics without reference (``metrics=["niqe", "piqe"]``).
+      without, it is restored as it is, which needs metrics that need no reference, with a weight each, and the size below which a
+      photograph may be super-resolved:
+
+    >>> env = gymnasium.make(
+    ...     "ir_env/Restoration-v0", metrics=["niqe", "piqe"], reward_weights={"niqe": 1.0, "piqe": 0.1}, low_resolution_below=300
+    ... )
+    >>> observation, info = env.reset(options={"image": "photograph.png"})
+    >>> observation, reward, terminated, truncated, info = env.step(env.unwrapped.actions.index("tv.denoise"))
 
     ## Episode End
     Terminates on stop, or when a tool fails (``info["error"]``); truncates after ``max_steps`` actions.
@@ -64,6 +74,9 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
     * ``observation_size``: S.
     * ``render_mode``: ``rgb_array`` (the strip before | steps | after, with captions), ``human`` (the same in a window), ``ansi``.
 
+    A pickled environment is made anew from its arguments, and wants a ``reset``. :meth:`action_masks` is what MaskablePPO of sb3-contrib
+    asks for.
+
     ## References
     RL-Restore (Yu et al., CVPR 2018); AgenticIR (Zhu et al., ICLR 2025); SimpleCall (arXiv 2512.18599).
 
@@ -75,6 +88,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
 
     def __init__(self, observation_size: int = DEFAULT_OBSERVATION_SIZE, render_mode: str | None = None, **process_arguments: Any):
         check_render_mode(render_mode, self.metadata)
+        EzPickle.__init__(self, observation_size, render_mode, **process_arguments)
         self.process = RestorationProcess(**process_arguments)
         self.actions = self.process.actions
         self.observation_size, self.render_mode = observation_size, render_mode
@@ -87,17 +101,22 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
         [self.episode] = start_episodes(self.process, [self.np_random], options)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), self._info("")
+        return self._observation(), inform(self.episode, self.process.suite.names)
 
     def step(self, action: int):
         if self.episode is None:
             raise IrEnvError("call reset() before step()")
-        mask = self.episode.mask
-        [reward] = self.process.step([self.episode], [action])
-        tool, invalid = self.actions.name(int(action)), not self.actions.allows(int(action), mask)
+        [outcome] = self.process.step([self.episode], [action])
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, self.episode.terminated, self.episode.truncated, self._info(tool, invalid)
+        info = inform(self.episode, self.process.suite.names, outcome)
+        return self._observation(), outcome.reward, outcome.terminated, outcome.truncated, info
+
+    def action_masks(self) -> np.ndarray:
+        """bool (n + 1,): which actions are allowed now."""
+        if self.episode is None:
+            raise IrEnvError("call reset() before action_masks()")
+        return self.episode.mask.astype(bool)
 
     def render(self):
         if self.episode is None or self.render_mode is None:
@@ -110,18 +129,6 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int]):
     def _observation(self) -> dict[str, np.ndarray]:
         observation = observe(self.episode, self.observation_size, self.process.max_steps)
         return {key: value.copy() for key, value in observation.items()}
-
-    def _info(self, tool: str, invalid: bool = False) -> dict[str, Any]:
-        return {
-            "metrics": dict(zip(self.process.suite.names, map(float, self.episode.scores[-1]), strict=True)),
-            "sample": self.episode.sample,
-            "combo": self.episode.combo,
-            "group": 0,
-            "tool": tool,
-            "tool_seconds": self.episode.seconds[-1] if self.episode.seconds else 0.0,
-            "invalid": invalid,
-            "error": self.episode.error,
-        }
 
 
 def check_render_mode(render_mode: str | None, metadata: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One image on its way: what an episode holds."""
+"""One image on its way: what an episode holds, and what a step tells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,26 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tool_actors.executor import ImageState
+from tool_actors.executor import ImageState, Result
+
+__all__ = ["Episode", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step did; as it is by default, what a reset did."""
+
+    reward: float = 0.0
+    tool: str = ""
+    """Name of the tool that was asked for, ``stop`` or ``malformed``; empty at a reset."""
+    invalid: bool = False
+    """The action was forbidden or malformed: nothing ran."""
+    seconds: float = 0.0
+    """Running time of the tool."""
+    terminated: bool = False
+    truncated: bool = False
+    error: str = ""
+    """The tool's failure, which ended the episode."""
 
 
 @dataclass
@@ -32,6 +51,10 @@ class Episode:
     seconds: list[float] = field(default_factory=list)
     """Running time of the tool of each step."""
     total_reward: float = 0.0
+    executions: int = 0
+    """Tools run for this image so far: those taken, and those tried and not taken."""
+    tried: dict[int, Result] = field(default_factory=dict)
+    """By action, what was tried on the current image: it is not run again when it is then taken."""
     terminated: bool = False
     truncated: bool = False
     error: str = ""
@@ -48,4 +71,4 @@ class Episode:
     def fork(self) -> Episode:
         """The same episode up to here, to go on with in another way; images are shared, they are never written to."""
         own = {name: list(getattr(self, name)) for name in ("states", "scores", "history", "applied", "seconds")}
-        return replace(self, **own)
+        return replace(self, **own, tried=dict(self.tried))

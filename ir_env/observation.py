@@ -1,13 +1,20 @@
-"""Observations: what a policy sees of an episode."""
+"""Observation and info: what a policy sees of an episode, and what the environments tell beside it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import gymnasium
 import numpy as np
 
 from ir_env.actions import ActionTable
-from ir_env.episode import Episode
+from ir_env.episode import Episode, Outcome
+
+__all__ = ["batch_infos", "inform", "observation_space", "observe", "view"]
+
+RESET = Outcome()
 
 
 def observation_space(actions: ActionTable, size: int, max_steps: int) -> gymnasium.spaces.Dict:
@@ -32,6 +39,36 @@ def observe(episode: Episode, size: int, max_steps: int) -> dict[str, np.ndarray
         "history": history,
         "step": np.array([len(episode.history)], np.float32),
         "action_mask": episode.mask,
+    }
+
+
+def inform(episode: Episode, metrics: Sequence[str], outcome: Outcome = RESET, group: int = 0) -> dict[str, Any]:
+    """The ``info`` of every environment, after a step or (without an outcome) a reset.
+
+    Args:
+        episode: where it stands now.
+        metrics: names of the suite's metrics.
+        outcome: of the step.
+        group: number of the group that shares the sample.
+    """
+    return {
+        "metrics": dict(zip(metrics, map(float, episode.scores[-1]), strict=True)),
+        "sample": episode.sample,
+        "combo": episode.combo,
+        "group": int(group),
+        "tool": outcome.tool,
+        "tool_seconds": outcome.seconds,
+        "invalid": outcome.invalid,
+        "error": outcome.error,
+    }
+
+
+def batch_infos(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Those of N sub-environments as one: arrays (N,) under the same keys, of objects for text; a mapping becomes a dict of arrays."""
+    columns = {key: [info[key] for info in infos] for key in infos[0]}
+    return {
+        key: batch_infos(column) if isinstance(column[0], Mapping) else np.array(column, object if isinstance(column[0], str) else None)
+        for key, column in columns.items()
     }
 
 

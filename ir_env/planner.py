@@ -10,7 +10,23 @@ import numpy as np
 
 from ir_env.actions import ActionTable
 from ir_env.episode import Episode
+from ir_env.metrics import NO_REFERENCE_METRICS
 from ir_env.process import RestorationProcess
+
+__all__ = ["NothingPlanner", "Observation", "Planner", "Tried", "observation_of", "run"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What an action would make of the image."""
+
+    action: int
+    image: np.ndarray
+    """uint8 (H, W, 3); the image as it is if the action is stop, is forbidden, or fails."""
+    scores: dict[str, float | None]
+    """By metric; None where the image is too small or too flat for it."""
+    error: str = ""
+    """The tool's failure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +47,12 @@ class Observation:
     """The episode is cut after so many actions."""
     oracle: Callable[[Sequence[int]], list[float]] | None = None
     """Gains of candidate actions on the true metric; None without a reference. Only oracles may ask it."""
+    try_tools: Callable[..., list[Tried]] | None = None
+    """``try_tools(actions, metrics=("niqe", "piqe"))``: what each action would make of the image, run as one batch and judged by metrics
+    that need no reference. Nothing is taken, each tool counts as an execution, and what is then taken is not run again. Stop tells how the
+    image scores as it is."""
+    executions: int = 0
+    """Tools run for this image so far, those tried and not taken too."""
 
 
 class Planner(ABC):
@@ -51,13 +73,39 @@ class Planner(ABC):
         return [self.plan(observation) for observation in observations]
 
 
+class NothingPlanner(Planner):
+    """Stops at once."""
+
+    name = "nothing"
+
+    def plan(self, observation: Observation) -> int:
+        return observation.actions.stop
+
+
 def observation_of(process: RestorationProcess, episode: Episode) -> Observation:
     """What a planner sees of an episode."""
     oracle = None
     if episode.reference is not None:
         oracle = lambda candidates: process.gains_of(episode, candidates)  # noqa: E731
+
+    def try_tools(actions: Sequence[int], metrics: Sequence[str] = NO_REFERENCE_METRICS) -> list[Tried]:
+        results = process.try_tools(episode, actions)
+        states = [episode.state if result.state is None else result.state for result in results]
+        told = zip(actions, states, process.judge(states, metrics), results, strict=True)
+        return [Tried(int(action), state.as_uint8(), scores, str(result.error or "")) for action, state, scores, result in told]
+
     images = tuple(state.as_uint8() for state in episode.states)
-    return Observation(images[-1], images, tuple(episode.history), episode.mask, process.actions, process.max_steps, oracle)
+    return Observation(
+        image=images[-1],
+        trajectory=images,
+        history=tuple(episode.history),
+        action_mask=episode.mask,
+        actions=process.actions,
+        max_steps=process.max_steps,
+        oracle=oracle,
+        try_tools=try_tools,
+        executions=episode.executions,
+    )
 
 
 def run(process: RestorationProcess, planner: Planner, episodes: Sequence[Episode]) -> Iterator[int]:

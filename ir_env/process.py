@@ -11,17 +11,21 @@ import numpy as np
 
 from ir_env.actions import MALFORMED, ActionTable
 from ir_env.datasets import Dataset, Sample, load_dataset
-from ir_env.episode import Episode
+from ir_env.episode import Episode, Outcome
 from ir_env.images import check_size
-from ir_env.metrics import DEFAULT_METRICS, MetricSuite
+from ir_env.metrics import DEFAULT_METRICS, NO_REFERENCE_METRICS, MetricError, MetricSuite
 from ir_env.rewards import Reward, Transition, make_reward
 from tool_actors.errors import IrEnvError
-from tool_actors.executor import Executor, ImageState, Quantize, Request
+from tool_actors.executor import Executor, ImageState, Quantize, Request, Result
 from tool_actors.make_executor import make_executor
 from tool_actors.toolbox import Toolbox
 
+__all__ = ["DEFAULT_MAX_STEPS", "PHOTO_LOW_RESOLUTION_BELOW", "RestorationProcess"]
+
 DEFAULT_MAX_STEPS = 6
 PHOTO_LOW_RESOLUTION_BELOW = 300
+TRIED_BYTES = 512 << 20
+"""What was tried on an image and not taken is kept up to this size."""
 
 
 class RestorationProcess:
@@ -72,6 +76,7 @@ class RestorationProcess:
         self.reward = make_reward(reward, self.suite.names, reward_weights)
         self.max_steps, self.step_cost = max_steps, step_cost
         self.invalid_reward, self.malformed_reward = invalid_reward, malformed_reward
+        self._judges: dict[str, MetricSuite] = {}
 
     # -- starting ------------------------------------------------------------------------------------------------------------------
 
@@ -101,11 +106,11 @@ class RestorationProcess:
 
     # -- stepping ------------------------------------------------------------------------------------------------------------------
 
-    def step(self, episodes: Sequence[Episode], actions: Sequence[int]) -> list[float]:
-        """Take one action in each episode; returns the rewards.
+    def step(self, episodes: Sequence[Episode], actions: Sequence[int]) -> list[Outcome]:
+        """Take one action in each episode; returns what each did.
 
-        A tool that fails ends its episode (``terminated``, with :attr:`Episode.error`) at the image it had, with the reward of an
-        invalid action; the other episodes are not touched.
+        A tool that fails ends its episode (``terminated``, with an ``error``) at the image it had, with the reward of an invalid action;
+        the other episodes are not touched. A tool that was tried on this image is not run again.
 
         Raises:
             IrEnvError: an action is out of range, or an episode has ended.
@@ -114,19 +119,19 @@ class RestorationProcess:
         for episode, action in zip(episodes, actions, strict=True):
             if episode.done:
                 raise IrEnvError(f"the episode of {episode.sample} has ended; call reset()")
-            if not MALFORMED <= action < self.actions.n:
-                raise IrEnvError(f"action {action} is out of range: 0 to {self.actions.n - 2} are tools, {self.actions.stop} is stop")
+            self._check_action(action)
         valid = [self.actions.allows(action, episode.mask) for episode, action in zip(episodes, actions, strict=True)]
         runs = [i for i, action in enumerate(actions) if valid[i] and action != self.actions.stop]
-        results = dict(zip(runs, self.executor.run([Request(episodes[i].state, self.actions[actions[i]].tool) for i in runs]), strict=True))
+        results = dict(zip(runs, self._run([(episodes[i], actions[i]) for i in runs]), strict=True))
         moved = [i for i in runs if results[i].error is None]
         scores = dict(zip(moved, self.score([results[i].state for i in moved], [episodes[i].reference for i in moved]), strict=True))
 
-        rewards = []
+        outcomes = []
         for i, (episode, action) in enumerate(zip(episodes, actions, strict=True)):
             before = episode.scores[-1]
             episode.history.append(action)
-            episode.seconds.append(results[i].seconds if i in results else 0.0)
+            seconds = results[i].seconds if i in results else 0.0
+            episode.seconds.append(seconds)
             episode.terminated = action == self.actions.stop
             if i in results and results[i].error is not None:
                 episode.terminated, episode.error = True, str(results[i].error)
@@ -135,6 +140,7 @@ class RestorationProcess:
                 episode.applied.append(action)
                 episode.scores.append(scores[i])
                 episode.mask = self.actions.mask(episode.state.shape[:2], episode.history)
+                episode.tried = {}
             episode.truncated = not episode.terminated and len(episode.history) >= self.max_steps
             oriented = (self._signs * vector for vector in (episode.scores[0], before, episode.scores[-1]))
             reward = self.reward(Transition(*oriented, ends=episode.done))
@@ -143,8 +149,39 @@ class RestorationProcess:
             elif action != self.actions.stop:
                 reward -= self.step_cost
             episode.total_reward += reward
-            rewards.append(reward)
-        return rewards
+            name = self.actions.name(action)
+            outcomes.append(Outcome(reward, name, not valid[i], seconds, episode.terminated, episode.truncated, episode.error))
+        return outcomes
+
+    def try_tools(self, episode: Episode, actions: Sequence[int]) -> list[Result]:
+        """Run tools on an episode's image without taking them, as one batch.
+
+        Stop, and what the mask forbids, leave the image as it is. Each tool counts as one of :attr:`Episode.executions`, once for an
+        image; its result is kept until the episode moves on.
+        """
+        actions = [int(action) for action in actions]
+        for action in actions:
+            self._check_action(action)
+        tools = [action for action in dict.fromkeys(actions) if action != self.actions.stop and self.actions.allows(action, episode.mask)]
+        results = dict(zip(tools, self._run([(episode, action) for action in tools]), strict=True))
+        episode.tried |= results
+        kept = sum(_size(result) for result in episode.tried.values())
+        while kept > TRIED_BYTES:
+            kept -= _size(episode.tried.pop(next(iter(episode.tried))))
+        return [results.get(action) or Result(episode.state, cached=True) for action in actions]
+
+    def _run(self, moves: Sequence[tuple[Episode, int]]) -> list[Result]:
+        """What the tools of (episode, action) make of their images; those that were tried are not run again."""
+        missing = [(row, episode, action) for row, (episode, action) in enumerate(moves) if action not in episode.tried]
+        ran = self.executor.run([Request(episode.state, self.actions[action].tool) for _, episode, action in missing])
+        results = {row: result for (row, _, _), result in zip(missing, ran, strict=True)}
+        for _, episode, _ in missing:
+            episode.executions += 1
+        return [results.get(row) or episode.tried[action] for row, (episode, action) in enumerate(moves)]
+
+    def _check_action(self, action: int) -> None:
+        if not MALFORMED <= action < self.actions.n:
+            raise IrEnvError(f"action {action} is out of range: 0 to {self.actions.n - 2} are tools, {self.actions.stop} is stop")
 
     # -- scoring -------------------------------------------------------------------------------------------------------------------
 
@@ -155,26 +192,55 @@ class RestorationProcess:
         """
         return [self.suite.defined(vector) for vector in self.executor.score(self.suite, states, references)]
 
+    def judge(self, states: Sequence[ImageState], metrics: Sequence[str] = NO_REFERENCE_METRICS) -> list[dict[str, float | None]]:
+        """Scores of images by metrics that need no reference, whatever the suite; None where an image is too small or too flat for one.
+
+        Raises:
+            IrEnvError: a metric is unknown, or compares with a reference.
+        """
+        told: list[dict[str, float | None]] = [{} for _ in states]
+        for name in metrics:
+            if name not in self._judges:
+                self._judges[name] = MetricSuite([name], self.suite.device)
+            suite = self._judges[name]
+            if suite.needs_reference:
+                raise MetricError(
+                    f"metric {name!r} compares with a clean image: only the oracle may; judge by {', '.join(NO_REFERENCE_METRICS)}"
+                )
+            for scores, value in zip(told, self._score_each(suite, states), strict=True):
+                scores[name] = None if value is None or not np.isfinite(value) else float(value)
+        return told
+
+    def _score_each(self, suite: MetricSuite, states: Sequence[ImageState]) -> list[float | None]:
+        """Scores by the one metric of a suite, in one batch where no image is too small for it."""
+        try:
+            return [vector[0] for vector in self.executor.score(suite, states, [None] * len(states))]
+        except MetricError:
+            if len(states) == 1:
+                return [None]
+        return [value for state in states for value in self._score_each(suite, [state])]
+
+    def gain(self, episode: Episode) -> float:
+        """What an episode has gained: the quality of its last image less that of its first, whenever the reward gives it; its total
+        reward where the reward knows no quality."""
+        quality = getattr(self.reward, "quality", None)
+        if quality is None:
+            return episode.total_reward
+        return quality(self._signs * episode.scores[-1]) - quality(self._signs * episode.scores[0])
+
     def gains_of(self, episode: Episode, candidates: Sequence[int]) -> list[float]:
         """What each candidate action would gain now, without taking it (an oracle: it looks at the reference).
 
         The gain is the increment of the reward's quality where it has one, and the reward of the step otherwise.
         """
-        trials = [
-            Episode(
-                episode.sample,
-                episode.combo,
-                episode.reference,
-                [episode.state],
-                [episode.scores[0], episode.scores[-1]],
-                episode.mask,
-                list(episode.history),
-            )
-            for _ in candidates
-        ]
-        rewards = self.step(trials, candidates)
-        quality = getattr(self.reward, "quality", None)
-        if quality is None:
-            return rewards
-        before = quality(self._signs * episode.scores[-1])
-        return [quality(self._signs * trial.scores[-1]) - before for trial in trials]
+        self.try_tools(episode, candidates)
+        trials = [episode.fork() for _ in candidates]
+        outcomes = self.step(trials, candidates)
+        if getattr(self.reward, "quality", None) is None:
+            return [outcome.reward for outcome in outcomes]
+        before = self.gain(episode)
+        return [self.gain(trial) - before for trial in trials]
+
+
+def _size(result: Result) -> int:
+    return 0 if result.state is None else result.state.pixels.nbytes

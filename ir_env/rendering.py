@@ -11,6 +11,8 @@ import numpy as np
 from ir_env.actions import ActionTable
 from ir_env.episode import Episode
 
+__all__ = ["film_strip", "sheet", "show", "transcript"]
+
 TILE, CAPTION, GAP = 192, 46, 6
 WIDEST = 4 * TILE
 BACKGROUND, INK, FAINT = (250, 250, 248), (25, 25, 30), (110, 110, 118)

@@ -15,6 +15,8 @@ from ir_env.images import load_image
 from ir_env.process import RestorationProcess
 from tool_actors.errors import UnknownNameError
 
+__all__ = ["OPTIONS", "start_episodes"]
+
 OPTIONS = ("image", "combo", "sample")
 
 

@@ -7,19 +7,22 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from ir_env.env import DEFAULT_OBSERVATION_SIZE, check_render_mode
-from ir_env.episode import Episode
-from ir_env.observation import observation_space, observe
+from ir_env.episode import Episode, Outcome
+from ir_env.observation import RESET, batch_infos, inform, observation_space, observe
 from ir_env.process import RestorationProcess
 from ir_env.rendering import film_strip, transcript
 from ir_env.reset_options import start_episodes
 from tool_actors.errors import IrEnvError
 
+__all__ = ["RestorationVectorEnv"]
 
-class RestorationVectorEnv(gymnasium.vector.VectorEnv):
+
+class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
     """N sub-environments of ``ir_env/Restoration-v0`` (see :class:`ir_env.env.RestorationEnv`), stepped together.
 
     Autoreset is NEXT_STEP, the mode RLlib assumes: the step after the one that ended an episode ignores its action, runs no tool, and
@@ -54,6 +57,14 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
         if group_size < 1 or num_envs < 1 or num_envs % group_size:
             raise IrEnvError(f"num_envs ({num_envs}) must be a positive multiple of group_size ({group_size})")
         check_render_mode(render_mode, self.metadata)
+        EzPickle.__init__(
+            self,
+            num_envs=num_envs,
+            group_size=group_size,
+            observation_size=observation_size,
+            render_mode=render_mode,
+            **process_arguments,
+        )
         self.process = RestorationProcess(**process_arguments)
         self.actions = self.process.actions
         self.num_envs, self.group_size = num_envs, group_size
@@ -73,7 +84,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
         self._reseed(seed)
         self._counts[:] = self._counts.max() + 1 if seed is None else 0
         self.episodes = start_episodes(self.process, [self._generator(i) for i in range(self.num_envs)], options)
-        return self._observations(), self._infos([""] * self.num_envs, np.zeros(self.num_envs, bool))
+        return self._observations(), self._infos([RESET] * self.num_envs)
 
     def step(self, actions):
         if not self.episodes:
@@ -81,18 +92,23 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
         actions = np.asarray(actions).reshape(self.num_envs)
         live = [i for i, episode in enumerate(self.episodes) if not episode.done]
         ended = [i for i, episode in enumerate(self.episodes) if episode.done]
-        tools, invalid, rewards = [""] * self.num_envs, np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
-        masks = [self.episodes[i].mask for i in live]
-        rewards[live] = self.process.step([self.episodes[i] for i in live], [actions[i] for i in live])
-        for i, mask in zip(live, masks, strict=True):
-            tools[i], invalid[i] = self.actions.name(int(actions[i])), not self.actions.allows(int(actions[i]), mask)
+        outcomes = [RESET] * self.num_envs
+        for i, outcome in zip(live, self.process.step([self.episodes[i] for i in live], [actions[i] for i in live]), strict=True):
+            outcomes[i] = outcome
         if ended and self.autoreset:
             self._counts[ended] += 1
             for i, episode in zip(ended, start_episodes(self.process, [self._generator(i) for i in ended], None), strict=True):
                 self.episodes[i] = episode
+        rewards = np.array([outcome.reward for outcome in outcomes], np.float64)
         terminated = np.array([episode.terminated for episode in self.episodes])
         truncated = np.array([episode.truncated for episode in self.episodes])
-        return self._observations(), rewards, terminated, truncated, self._infos(tools, invalid)
+        return self._observations(), rewards, terminated, truncated, self._infos(outcomes)
+
+    def action_masks(self) -> np.ndarray:
+        """bool (N, n + 1): which actions are allowed now."""
+        if not self.episodes:
+            raise IrEnvError("call reset() before action_masks()")
+        return np.stack([episode.mask for episode in self.episodes]).astype(bool)
 
     def render(self):
         if self.render_mode is None or not self.episodes:
@@ -121,16 +137,11 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv):
         views = [observe(episode, self.observation_size, self.process.max_steps) for episode in self.episodes]
         return {key: np.stack([view[key] for view in views]) for key in views[0]}
 
-    def _infos(self, tools: list[str], invalid: np.ndarray) -> dict[str, Any]:
-        scores = np.stack([episode.scores[-1] for episode in self.episodes])
-        groups = self.num_envs // self.group_size
-        return {
-            "metrics": {name: scores[:, k] for k, name in enumerate(self.process.suite.names)},
-            "sample": np.array([episode.sample for episode in self.episodes], object),
-            "combo": np.array([episode.combo for episode in self.episodes], object),
-            "group": self._counts * groups + np.arange(self.num_envs) // self.group_size,
-            "tool": np.array(tools, object),
-            "tool_seconds": np.array([episode.seconds[-1] if episode.seconds else 0.0 for episode in self.episodes]),
-            "invalid": invalid,
-            "error": np.array([episode.error for episode in self.episodes], object),
-        }
+    def _group(self, index: int) -> int:
+        """Number of the group's present round: its members share it, and their sample."""
+        return int(self._counts[index]) * (self.num_envs // self.group_size) + index // self.group_size
+
+    def _infos(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        names = self.process.suite.names
+        told = zip(self.episodes, outcomes, strict=True)
+        return batch_infos([inform(episode, names, outcome, self._group(i)) for i, (episode, outcome) in enumerate(told)])

@@ -20,7 +20,7 @@ What is done is kept: the same command after an interruption goes on where it st
 Results to expect
 -----------------
 Photographs of BSDS500's train set, 256 crops of 64 px of the held-out ones; gain in units of the reward, normalised as in
-``experiments/tir_agent/measure.py``; the three seeds are those of GRPO (mean 1.38, spread 0.05):
+``ir_env/evaluation.py``; the three seeds are those of GRPO (mean 1.38, spread 0.05):
 
     policy                    gain         normalised  psnry  ssim    gmsd    tools run
     demonstrator, an oracle   +1.40 ± .06  +2.86       24.92  0.6881  0.1152  8.18
@@ -42,8 +42,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ir_env.evaluation import Table
 
 NANO_EXPERIMENT = Path(__file__).with_name("nano.py")
 DONE = "finished"
@@ -52,7 +56,9 @@ DONE = "finished"
 
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
-    from experiments.tir_agent.measure import show
+    from rich.console import Console
+
+    from ir_env.evaluation import save_json
 
     out, start = options.out, time.monotonic()
     kept = out / "seconds.json"
@@ -82,10 +88,11 @@ def main(arguments: list[str] | None = None) -> None:
         (out / name / DONE).touch()
         policies[f"SFT + GRPO, seed {seed}"] = out / name
     table = compare(out / "demos", policies, options.images)
-    table["seconds"] = {**seconds, "this command": round(time.monotonic() - start)}
-    (out / "table.json").write_text(json.dumps(table, indent=2) + "\n")
-    formed = {"formed": lambda row: f"{row['well_formed']:.0%}" if "well_formed" in row else ""}
-    show(f"{table['images']} held-out images", table["policies"], {"run": lambda row: f"{row['executions']:.2f}", **formed})
+    told = {"images": len(table.photographs), "policies": {row.policy: row.as_dict() for row in table.rows}}
+    told["differences"] = [asdict(difference) for difference in table.differences]
+    save_json({**told, "seconds": {**seconds, "this command": round(time.monotonic() - start)}}, out / "table.json")
+    formed = {"formed": lambda row: f"{row.more['well_formed']:.0%}" if "well_formed" in row.more else ""}
+    Console().print(table.render(more=formed))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,23 +122,26 @@ def grpo_command(storage: Path, name: str, seed: int, settings: Sequence[str], i
     return [*command, "--seed", str(seed), *(word for setting in settings for word in ("--set", setting))]
 
 
-def compare(demos: Path, policies: Mapping[str, Path], images: int) -> dict[str, Any]:
-    """The policies beside the demonstrator, on the first held-out demonstrations."""
+def compare(demos: Path, policies: Mapping[str, Path], images: int) -> Table:
+    """The policies beside the demonstrator, on the first held-out demonstrations; each is compared with the first policy."""
     from rich.progress import track
 
     from experiments.tir_agent.demos import load_demonstrations
-    from experiments.tir_agent.measure import evaluate, evaluate_demonstrator, evaluate_traversal
+    from experiments.tir_agent.held_out import evaluate, evaluate_demonstrator, evaluate_traversal, table_of
     from policies.loading import load_policy
 
     splits, made_with = load_demonstrations(demos)
     rows = splits["heldout"].select(range(min(images, len(splits["heldout"]))))
-    told = {
-        "demonstrator, an oracle": evaluate_demonstrator(rows, made_with),
-        "demonstrator, deployed": evaluate_traversal(rows, made_with),
-    }
+    told = [
+        evaluate_demonstrator("demonstrator, an oracle", rows, made_with),
+        evaluate_traversal("demonstrator, deployed", rows, made_with),
+    ]
     for name, folder in track(policies.items(), "measuring", transient=True):
-        told[name] = evaluate(load_policy(folder), rows, made_with)
-    return {"images": len(rows), "policies": told}
+        told.append(evaluate(name, load_policy(folder), rows, made_with))
+    table = table_of(told, rows)
+    first, *others = policies
+    table.differences.extend(table.difference(name, first) for name in others)
+    return table
 
 
 if __name__ == "__main__":

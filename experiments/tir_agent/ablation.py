@@ -103,8 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_ray()
     import ray
     from ray import tune
+    from rich.console import Console
 
-    from experiments.tir_agent.measure import show
+    from experiments.tir_agent.demos import load_demonstrations
+    from experiments.tir_agent.held_out import table_of
+    from ir_env.evaluation import Row as Measured
+    from ir_env.evaluation import save_json
     from tool_actors.errors import UnknownNameError
 
     rows = [name.strip() for name in options.rows.split(",")]
@@ -128,10 +132,16 @@ def main(arguments: list[str] | None = None) -> None:
             cause = str(result.error).strip().splitlines()[-1]
             print(f"{(result.config or {}).get('row')}: failed ({cause}); the same command tries it again")
     done = {name: json.loads(place.read_text()) for name in ROWS if (place := options.out / folder_of(name) / "result.json").is_file()}
-    (options.out / "table.json").write_text(json.dumps(done, indent=2) + "\n")
+    save_json(done, options.out / "table.json")
     columns = {"distinct": "distinct", "order": "order_pairs", "tool": "tool_pairs", "entropy": "mean_entropy"}
-    shares = {title: lambda row, name=name: f"{row['diversity'][name]:.2f}" for title, name in columns.items()}
-    show(f"{options.images} held-out images", done, shares)
+    shares = {title: lambda row, name=name: f"{row.more['diversity'][name]:.2f}" for title, name in columns.items()}
+    measured = [Measured.of(row) for row in done.values()]
+    if measured:
+        heldout = load_demonstrations(options.base / "demos")[0]["heldout"]
+        table = table_of(measured, heldout.select(range(measured[0].images)))
+        ours = [row.policy for row in measured if row.policy == "TIR-Agent"]
+        table.differences.extend(table.difference(name, row.policy) for name in ours for row in measured if row.policy != name)
+        Console().print(table.render(more=shares))
 
 
 def folder_of(row: str) -> str:
@@ -144,7 +154,8 @@ def run_row(config: dict[str, str], settings: dict[str, Any]) -> None:
     from ray import tune
 
     from experiments.tir_agent.demos import load_demonstrations
-    from experiments.tir_agent.measure import evaluate, rollout_diversity
+    from experiments.tir_agent.held_out import evaluate, rollout_diversity
+    from ir_env.evaluation import save_json
     from policies.loading import load_policy
     from policies.vlm.planner import VLMPlanner
     from tool_actors.threads import limit_threads
@@ -152,7 +163,7 @@ def run_row(config: dict[str, str], settings: dict[str, Any]) -> None:
     row, base, out = ROWS[config["row"]], Path(settings["base"]), Path(settings["out"])
     place = out / folder_of(config["row"])
     if (place / "result.json").is_file():
-        tune.report(json.loads((place / "result.json").read_text()))
+        tune.report(_means(json.loads((place / "result.json").read_text())))
         return
     place.mkdir(parents=True, exist_ok=True)
     limit_threads(settings["cpus"])
@@ -173,11 +184,16 @@ def run_row(config: dict[str, str], settings: dict[str, Any]) -> None:
         policy = trained
     splits, made_with = load_demonstrations(base / "demos")
     rows = splits["heldout"].select(range(min(settings["images"], len(splits["heldout"]))))
-    told = evaluate(load_policy(policy), rows, made_with)
+    told = evaluate(config["row"], load_policy(policy), rows, made_with).as_dict()
     sampled = VLMPlanner.load(policy, temperature=1.0, seed=settings["seed"])
     told["diversity"] = rollout_diversity(sampled, rows, made_with, 8)
-    (place / "result.json").write_text(json.dumps(told, indent=2) + "\n")
-    tune.report(told)
+    save_json(told, place / "result.json")
+    tune.report(_means(told))
+
+
+def _means(told: dict[str, Any]) -> dict[str, Any]:
+    """What Tune shows of a row: not image by image."""
+    return {name: value for name, value in told.items() if name != "per_image"}
 
 
 def train_grpo(policy: Path, out: Path, grpo: dict[str, Any], settings: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:

@@ -142,7 +142,7 @@ def demonstrate(job: dict[str, Any]) -> list[dict]:
                 "tasks": [step.task for step in steps],
                 "tools": [step.tool for step in steps],
                 "gain": episode.total_reward,
-                "executions": planner.executions,
+                "executions": episode.executions,
             }
         )
     return rows

@@ -61,8 +61,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     from datasets import disable_progress_bars
 
     from experiments.tir_agent.demos import load_demonstrations
-    from experiments.tir_agent.measure import evaluate, evaluate_demonstrator, rollout_diversity
+    from experiments.tir_agent.held_out import evaluate, evaluate_demonstrator, rollout_diversity
     from ir_env.actions import ActionTable
+    from ir_env.evaluation import save_json
     from policies.vlm.model import VisionLanguageModel
     from policies.vlm.planner import PolicySettings, VLMPlanner
     from tool_actors.threads import limit_threads
@@ -99,13 +100,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     vlm = VisionLanguageModel.load(options.out / "policy")
     rows = demos["heldout"].select(range(min(options.heldout, len(demos["heldout"]))))
-    report = {"examples": len(examples), "seconds": round(seconds), **evaluate(VLMPlanner(vlm, policy), rows, made_with)}
-    report["demonstrator"] = evaluate_demonstrator(rows, made_with)
+    row = evaluate("SFT", VLMPlanner(vlm, policy), rows, made_with)
+    report = {"examples": len(examples), "seconds": round(seconds), **row.as_dict()}
+    report["demonstrator"] = evaluate_demonstrator("demonstrator", rows, made_with).as_dict()
     if options.diversity_images:
         sampled = VLMPlanner(vlm, policy, temperature=1.0, seed=options.seed)
         few = rows.select(range(min(options.diversity_images, len(rows))))
         report["diversity"] = rollout_diversity(sampled, few, made_with, options.rollouts)
-    (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    save_json(report, options.out / "report.json")
     teacher = report["demonstrator"]
     print(
         f"{options.out / 'policy'}: {report['well_formed']:.1%} well-formed answers; gain {report['gain']:+.3f} per held-out image with "

@@ -65,7 +65,7 @@ class RestorationCallbacks(RLlibCallback):
         import numpy as np
         from tensorboardX import SummaryWriter
 
-        from experiments.evaluation import evaluation_settings, start_heldout
+        from ir_env.evaluation import evaluation_settings, start_heldout
         from ir_env.planner import run
         from ir_env.process import RestorationProcess
         from ir_env.rendering import film_strip

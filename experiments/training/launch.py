@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments.training.experiment_file import Experiment, ExperimentError
 from ir_env.images import make_folder
+from ir_env.planner import Planner
 
 
 @dataclass(frozen=True)
@@ -140,20 +141,30 @@ def _check_resources(config, available: dict[str, float]) -> None:
             )
 
 
-def closing_table(checkpoint: Path, console: Console, folder: Path | None, samples: int, combos: str | None = None) -> None:
-    """Print the table of policies on held-out photographs, and keep it beside the run."""
-    from experiments.evaluation import compare
+def closing_table(
+    checkpoint: Path, console: Console, folder: Path | None, samples: int, combos: str | None = None, before: Planner | None = None
+) -> None:
+    """Print the table of policies on held-out photographs, and keep it beside the run.
+
+    ``before`` is the policy as it was before training, for a row of its own and the difference that the training made.
+    """
+    from ir_env.evaluation import compare
     from policies.loading import load_checkpoint
+    from policies.planners import baselines
     from tool_actors.threads import limit_threads
 
     limit_threads(1)
     planner = load_checkpoint(checkpoint)
     if not planner.env_config:
         raise ExperimentError(f"{checkpoint}: was not trained in ir_env/Restoration-v0, so there is no table for it")
+    planners = {"trained policy": planner, **({} if before is None else {"before training": before}), **baselines()}
+    pairs = [("trained policy", name) for name in ("before training", "best fixed plan") if name in planners]
     with console.status("evaluating") as status:
-        table = compare(
-            planner.env_config, {"trained policy": planner}, samples, combos, progress=lambda what: status.update(f"evaluating: {what}")
-        )
+
+        def progress(what: str, done: int, total: int) -> None:
+            status.update(f"evaluating: {what}, {done} of {total}")
+
+        table = compare(planner.env_config, planners, samples, combos, pairs=pairs, progress=progress)
     console.print(table.render())
     if folder is not None:
         table.save(folder / "heldout.json")

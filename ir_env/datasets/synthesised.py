@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,11 +58,13 @@ class SynthesisedDataset:
         """Samples that go round the photographs and, where all are equally likely, the combinations."""
         names, entries = self.photos.names, self.combos.entries
         even = len(set(self.combos.weights)) == 1
+        # how far the photographs move on after each round of combinations: without a common divisor, so that every pair of the two comes up
+        step = next(step for step in itertools.count(len(entries) + 1) if math.gcd(step, len(names)) == 1)
         samples = []
         for index in range(count):
-            combo = entries[index % len(entries)] if even else self.combos.draw(rng)
-            # one photo further after each round of combinations, so that every pair of the two comes up
-            samples.append(self._draw(rng, names[(index + index // len(entries)) % len(names)], combo))
+            turn, place = divmod(index, len(entries))
+            combo = entries[place] if even else self.combos.draw(rng)
+            samples.append(self._draw(rng, names[(step * turn + place) % len(names)], combo))
         return samples
 
     def _draw(self, rng: np.random.Generator, name: str, combo: tuple[str, ...]) -> Sample:

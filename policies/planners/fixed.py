@@ -26,14 +26,6 @@ class FixedPlan(Planner):
         return next((index for index in remaining if observation.action_mask[index]), observation.actions.stop)
 
 
-class NothingPlanner(FixedPlan):
-    """Stops at once."""
-
-    def __init__(self):
-        super().__init__(())
-        self.name = "nothing"
-
-
 def search_fixed_plan(
     process: RestorationProcess,
     episodes: Sequence[Episode],
@@ -46,6 +38,9 @@ def search_fixed_plan(
     All plans of one tool are tried; then the ``beam`` best plans are extended by every tool, until ``max_length`` or until no extension
     helps. A tool forbidden for an image leaves it as it is. (An oracle: it looks at the references.)
 
+    Plans are ranked by :meth:`RestorationProcess.gain` of episodes that they end with stop: by the quality at the end, whether the reward
+    tells it step by step or once.
+
     Args:
         process: the decision process.
         episodes: fresh episodes; they are not changed.
@@ -53,7 +48,7 @@ def search_fixed_plan(
         beam: plans kept per length.
         progress: called after every plan tried.
     """
-    best: tuple[float, tuple[int, ...]] = (0.0, ())
+    best: tuple[float, tuple[int, ...]] = (_mean_gain(process, episodes), ())
     front = [((), [episode.fork() for episode in episodes])]
     for _ in range(min(max_length, process.max_steps)):
         tried = []
@@ -62,8 +57,7 @@ def search_fixed_plan(
                 trial = [episode.fork() for episode in reached]
                 allowed = [episode for episode in trial if episode.mask[action] and not episode.done]
                 process.step(allowed, [action] * len(allowed))
-                mean = float(np.mean([episode.total_reward for episode in trial]))
-                tried.append((mean, (*plan, action), trial))
+                tried.append((_mean_gain(process, trial), (*plan, action), trial))
                 progress()
         tried.sort(key=lambda entry: -entry[0])
         if tried[0][0] <= best[0]:
@@ -71,3 +65,11 @@ def search_fixed_plan(
         best = tried[0][:2]
         front = [(plan, reached) for _, plan, reached in tried[:beam]]
     return FixedPlan([process.actions.name(index) for index in best[1]])
+
+
+def _mean_gain(process: RestorationProcess, episodes: Sequence[Episode]) -> float:
+    """Of the episodes, were they stopped here."""
+    ended = [episode.fork() for episode in episodes]
+    live = [episode for episode in ended if not episode.done]
+    process.step(live, [process.actions.stop] * len(live))
+    return float(np.mean([process.gain(episode) for episode in ended]))

@@ -21,6 +21,8 @@ class GreedyPlanner(Planner):
         if observation.oracle is None:
             raise IrEnvError("the greedy planner compares with the clean image, and there is none; choose another policy")
         tools = [int(index) for index in np.flatnonzero(observation.action_mask) if index != observation.actions.stop]
-        gains = observation.oracle(tools)
+        if not tools:
+            return observation.actions.stop
+        gains = np.nan_to_num(observation.oracle(tools), nan=-np.inf)
         best = int(np.argmax(gains))
         return tools[best] if gains[best] > 0 else observation.actions.stop

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from ir_env.degradations import parse_combo
+from ir_env.metrics import find_metric
 from ir_env.observation import view
-from ir_env.planner import Observation, Planner
-from tool_actors.errors import IrEnvError
+from ir_env.planner import Observation, Planner, Tried
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 
 SCHEDULE = ("denoise", "dejpeg", "defocus_deblur", "motion_deblur", "derain", "dehaze", "brighten", "super_resolve")
 """An order that agrees with every pair of AgenticIR's table of experience: deblurring and artefacts first, light and size last."""
 THRESHOLD = 0.02
-"""In units of the reward's quality: with the default reward 0.02 is 0.18 dB of PSNR, or 0.006 of SSIM."""
+"""In units of the reward's quality, or of that of the judges: a fifth of a point of PIQE, which goes from 0 to 100."""
+JUDGES = {"niqe": 1.0, "piqe": 0.1}
+"""Weights of the metrics that judge results without the clean image, of those that need no download; a crop is too small for NIQE."""
 
 Perceive = Callable[[Observation], Collection[str]]
 """From what a planner sees to the tasks that the degraded image, ``observation.trajectory[0]``, needs."""
@@ -27,26 +30,24 @@ class TraversalPlanner(Planner):
     If even the best result gains less than the threshold, it is rolled back: the image is what it was before the task, the next task of
     the agenda is tried first, and the failed one again after it. When none of the remaining tasks succeeds, it stops.
 
-    Quality is that of the reward, by the process's metrics: with full-reference ones it is an oracle, which makes good demonstrations; with
-    no-reference ones (MUSIQ, CLIP-IQA, MANIQA, as in 4KAgent) it judges as the published systems do.
+    Where there is a clean image, quality is that of the reward: an oracle, which makes good demonstrations. Where there is none, or
+    ``judges`` are given, it is a weighted sum of no-reference metrics, as the published systems judge (4KAgent by MUSIQ, CLIP-IQA and
+    MANIQA, whose weights must be downloaded). An image that is too small for all judges is enlarged by the first tool that does so.
 
     Args:
         perceive: which tasks an image needs; by default the encoder of the SimpleCall-style policy tells.
         threshold: least gain that is not rolled back.
+        judges: weights of no-reference metrics, oriented so that higher is better; those that an image does not allow are left out. By
+            default the clean image judges, and :data:`JUDGES` where there is none.
     """
 
     name = "traversal"
-    needs_reference = True
 
-    def __init__(self, perceive: Perceive | None = None, threshold: float = THRESHOLD):
+    def __init__(self, perceive: Perceive | None = None, threshold: float = THRESHOLD, judges: Mapping[str, float] | None = None):
         self.perceive = perceive or EncoderPerception()
-        self.threshold = threshold
-        self.executions = 0
-        """Tools run so far, those rolled back too: what the traversal costs."""
+        self.threshold, self.judges = threshold, judges
 
     def plan(self, observation: Observation) -> int:
-        if observation.oracle is None:
-            raise IrEnvError("the traversal planner compares results with the clean image, and there is none; choose another policy")
         actions = observation.actions
         done = {actions[index].task for index in observation.history}
         agenda = [task for task in self.perceive(observation) if task not in done]
@@ -54,12 +55,29 @@ class TraversalPlanner(Planner):
             tools = [index for index, action in enumerate(actions) if action.task == task and observation.action_mask[index]]
             if not tools:
                 continue
-            gains = observation.oracle(tools)
-            self.executions += len(tools)
+            gains = np.nan_to_num(self._gains(observation, tools), nan=-math.inf, posinf=math.inf, neginf=-math.inf)
             best = int(np.argmax(gains))
             if gains[best] >= self.threshold:
                 return tools[best]
         return actions.stop
+
+    def _gains(self, observation: Observation, tools: Sequence[int]) -> list[float]:
+        if observation.oracle is not None and self.judges is None:
+            return observation.oracle(tools)
+        weights = JUDGES if self.judges is None else self.judges
+        now, *tried = observation.try_tools([observation.actions.stop, *tools], list(weights))
+        return [gain_by(weights, now, result) for result in tried]
+
+
+def gain_by(weights: Mapping[str, float], before: Tried, after: Tried) -> float:
+    """What a result gains by the metrics that score both it and the image before. Without any it is minus infinity, as where the tool
+    failed; but infinity if the image was too small to be judged, and is larger now."""
+    known = [name for name in weights if before.scores[name] is not None and after.scores[name] is not None]
+    if after.error or not known:
+        enlarged = not after.error and all(score is None for score in before.scores.values()) and after.image.size > before.image.size
+        return math.inf if enlarged else -math.inf
+    signs = {name: 1.0 if find_metric(name).higher_is_better else -1.0 for name in known}
+    return sum(weights[name] * signs[name] * (after.scores[name] - before.scores[name]) for name in known)
 
 
 class KnownDegradations:

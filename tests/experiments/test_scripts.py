@@ -6,10 +6,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments import pretrain_encoder
-from experiments.evaluation import compare
 from experiments.measurements import env as bench_env
 from ir_env.images import save_image
-from policies.planners import FixedPlan
 from policies.simplecall.encoders import SmallCNN
 from tool_actors.threads import limit_threads
 
@@ -41,12 +39,3 @@ def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
     with np.load(kept) as states:
         assert states["images"].shape == (24, 64, 64, 3) and states["gains"].shape == (24, 2)
         assert states["present"].sum(1).max() <= 3 and (states["gains"] > 0).any()
-
-
-def test_a_policy_beside_the_baselines():
-    env_config = {"dataset": {"combos": "haze,noise"}, "toolbox": ["tv.denoise", "dcp.strong"], "metrics": ["psnr"], "reward": "delta_psnr"}
-    table = compare(env_config, {"mine": FixedPlan(["tv.denoise"])}, samples=8)
-    assert [row.policy.split(":")[0] for row in table.rows] == ["mine", "nothing", "random", "best fixed plan", "greedy (oracle)"]
-    assert table.row("greedy").reward >= table.row("best fixed").reward >= table.row("mine").reward
-    assert table.row("nothing").reward == 0 and table.row("nothing").tools == 0
-    assert table == compare(env_config, {"mine": FixedPlan(["tv.denoise"])}, samples=8), "the same seed, the same table"

@@ -114,3 +114,11 @@ def test_mio100_split_leaves_out_the_explored_images_of_group_a(mio100):
     assert np.array_equal(small.degraded, small.reference[::4, ::4])
     with pytest.raises(UnknownNameError):
         MiO100Dataset(mio100, "D")
+
+
+@pytest.mark.parametrize("combos", ["noise", "noise,haze", "A,B,C"])
+def test_fixed_samples_go_through_every_pair_of_photograph_and_combination(combos):
+    dataset = SynthesisedDataset(split="heldout", combos=combos)
+    entries = dataset.combos.entries
+    samples = fixed_samples(dataset, len(entries) * 3, 0)
+    assert {(sample.photo, sample.combo) for sample in samples} == {(name, entry) for name in dataset.photos.names for entry in entries}

@@ -1,38 +1,19 @@
-import warnings
+import ast
+import doctest
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
-import ir_env  # noqa: F401  registers the environments
+import ir_env
 from ir_env.env import RestorationEnv
 from ir_env.images import save_image
 from ir_env.vector_env import RestorationVectorEnv
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
-
-IDS = [name for name in gymnasium.registry if name.startswith("ir_env/")]
-
-
-@pytest.mark.parametrize("env_id", IDS)
-def test_gymnasiums_checker_accepts_it(env_id):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*display.*")
-        check_env(gymnasium.make(env_id).unwrapped)
-
-
-@pytest.mark.parametrize("env_id", IDS)
-def test_stable_baselines_checker_and_ppo_accept_it(env_id):
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.env_checker import check_env as sb3_check
-
-    env = gymnasium.make(env_id, max_steps=3)
-    sb3_check(env.unwrapped)
-    model = PPO("MultiInputPolicy", env, n_steps=32, batch_size=16, n_epochs=1, seed=0, device="cpu").learn(32)
-    action, _ = model.predict(env.reset(seed=0)[0], deterministic=True)
-    assert env.action_space.contains(int(action))
 
 
 def play(episodes, seed):
@@ -111,6 +92,45 @@ def test_own_images(tmp_path, photo):
         env.reset(options={"image": photo})
     with pytest.raises(UnknownNameError, match="reset option"):
         env.reset(options={"imgae": photo})
+
+
+def test_the_recipe_for_ones_own_photograph_runs_as_it_is_written(tmp_path, monkeypatch, photo):
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "photograph.png", photo)
+    lines = doctest.DocTestParser().get_examples(RestorationEnv.__doc__)
+    names = {"gymnasium": gymnasium}
+    for line in lines:
+        exec(line.source, names)
+    assert len(lines) == 3 and names["info"]["tool"] == "tv.denoise" and names["reward"] != 0
+    assert np.isfinite([*names["info"]["metrics"].values()]).all() and names["env"].unwrapped.episode.reference is None
+
+
+def test_what_is_public_loads_when_it_is_asked_for():
+    code = """
+import sys, ir_env
+print([name for name in ("torch", "cv2", "ray", "ir_env.process") if name in sys.modules])
+from ir_env import *
+assert issubclass(NothingPlanner, Planner) and compare.__module__ == evaluate.__module__ == "ir_env.evaluation"
+print([name for name in sys.modules if name.split(".")[0] in ("policies", "experiments", "ray", "torch", "pyiqa")])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == ["[]", "[]"]
+    assert set(ir_env.__all__) <= set(dir(ir_env))
+    with pytest.raises(AttributeError, match="no attribute 'Plannner'"):
+        ir_env.Plannner  # noqa: B018
+
+
+def test_an_own_policy_needs_no_other_package_than_ir_env_and_tool_actors():
+    for path in Path(ir_env.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            assert not [name for name in names if name.split(".")[0] in ("policies", "experiments")], path
+
+
+def test_masks_before_a_reset_are_refused():
+    for env in (RestorationEnv(), RestorationVectorEnv(num_envs=1)):
+        with pytest.raises(IrEnvError, match="reset"):
+            env.action_masks()
 
 
 class Failing(Tool):

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from ir_env.datasets.base import fixed_samples
+from ir_env.evaluation import compare
 from ir_env.planner import Planner, run
 from ir_env.process import RestorationProcess
 from policies.loading import load_policy
-from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner, search_fixed_plan
+from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner, baselines, search_fixed_plan
+from policies.planners.traversal import TraversalPlanner
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 TOOLS = ["tv.denoise", "guided.derain", "dcp.strong", "gamma.brighten", "bicubic.x4"]
@@ -53,12 +55,78 @@ def test_the_searched_plan_is_the_best_of_all_short_plans(process):
     assert reached == pytest.approx(max(0, *(rewards(process, FixedPlan(plan)).mean() for plan in plans)), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "reward",
+    ["final_iqa", lambda step: float(step.after[0] - step.initial[0]) if step.ends else 0.0],
+    ids=["of a quality at the end", "a function at the end"],
+)
+def test_the_searched_plan_does_not_depend_on_when_the_reward_is_given(process, reward):
+    settings = {"metrics": ["psnr"], "reward": reward, "reward_weights": {"psnr": 1.0}}
+    late = RestorationProcess(process.dataset, TOOLS, **settings)
+    plans = []
+    for each in (process, late):
+        episodes = each.start(fixed_samples(each.dataset, 6, 1))
+        plans.append(search_fixed_plan(each, episodes, max_length=2, beam=1).tools)
+    assert plans[0] == plans[1] != ()
+
+
+def test_greedy_stops_where_no_tool_is_allowed():
+    process = RestorationProcess({"split": "heldout", "combos": "noise"}, ["bicubic.x4"], metrics=["psnr"], reward="delta_psnr")
+    assert (rewards(process, GreedyPlanner(), 2) == 0).all()
+
+
+def test_what_the_oracle_tried_is_counted_and_not_run_again(process):
+    alone = RestorationProcess(process.dataset, TOOLS, metrics=["psnr"], reward="delta_psnr", cache_bytes=0)
+    [episode] = alone.start(fixed_samples(process.dataset, 1, 1))
+    for _ in run(alone, GreedyPlanner(), [episode]):
+        pass
+    # all but the enlarging one, on each image that was reached
+    assert episode.applied and episode.executions == 4 * len(episode.states) == alone.executor.stats.executions
+
+
+def test_the_usual_baselines_beside_a_policy():
+    env_config = {"dataset": {"combos": "haze,noise"}, "toolbox": ["tv.denoise", "dcp.strong"], "metrics": ["psnr"], "reward": "delta_psnr"}
+
+    def table():
+        return compare(env_config, {"mine": FixedPlan(["tv.denoise"]), **baselines()}, samples=8, pairs=[("mine", "nothing")])
+
+    told = table()
+    assert [row.policy for row in told.rows] == ["mine", "nothing", "random", "best fixed plan", "greedy (oracle)"]
+    assert told.row("greedy").reward >= told.row("best fixed").reward >= told.row("mine").reward
+    assert told.row("nothing").reward == 0 and told.row("nothing").tools == 0
+    assert "best fixed plan (fixed: dcp.strong" in told.note and "greedy (oracle) looks at the clean image" in told.note
+    assert told == table(), "the same seed, the same table"
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_traversal_judges_without_the_clean_image(photo, reference):
+    noisy = np.clip(photo + np.random.default_rng(0).normal(0, 30, photo.shape), 0, 255).astype(np.uint8)[:200, :240]
+    process = RestorationProcess(toolbox=TOOLS, metrics=["piqe"], reward_weights={"piqe": 1.0}, cache_bytes=0)
+    episode = process.start_image(noisy, photo[:200, :240] if reference else None)
+    judges = {"niqe": 1.0, "piqe": 0.1} if reference else None
+    planner = TraversalPlanner(lambda observation: ("denoise", "dehaze"), judges=judges)
+    assert not planner.needs_reference
+    for _ in run(process, planner, [episode]):
+        pass
+    assert process.actions.name(episode.history[0]) == "tv.denoise" and not episode.error
+    assert episode.executions == process.executor.stats.executions, "what was tried is not run again, without a cache"
+
+
+def test_traversal_enlarges_what_is_too_small_to_be_judged(crop):
+    process = RestorationProcess(toolbox=TOOLS, metrics=["psnr"], reward="delta_psnr", low_resolution_below=64)
+    episode = process.start_image(crop[::4, ::4].copy(), crop)
+    planner = TraversalPlanner(lambda observation: ("denoise", "super_resolve"), judges={"piqe": 0.1})
+    for _ in run(process, planner, [episode]):
+        pass
+    assert process.actions.name(episode.history[0]) == "bicubic.x4" and episode.states[1].shape == (64, 64, 3)
+
+
 def test_the_oracle_does_not_touch_the_episode(process):
     [episode] = process.start(fixed_samples(process.dataset, 1, 1))
     gains = process.gains_of(episode, [0, 1, 2])
     assert len(gains) == 3 and not episode.history and len(episode.states) == 1
-    [reward] = process.step([episode], [1])
-    assert reward == pytest.approx(gains[1], abs=1e-6)
+    [outcome] = process.step([episode], [1])
+    assert outcome.reward == pytest.approx(gains[1], abs=1e-6)
 
 
 def test_greedy_without_a_reference_says_so(process, crop):

@@ -145,7 +145,7 @@ def test_an_environment_on_a_pool_is_the_environment(pool):
         process = RestorationProcess(**settings, executor=executor)
         rng = np.random.default_rng(0)
         episodes = process.start([process.dataset.draw(rng) for _ in range(4)])
-        rewards.append([process.step(episodes, [step] * 4) for step in (0, 1, 2)])
+        rewards.append([[outcome.reward for outcome in process.step(episodes, [step] * 4)] for step in (0, 1, 2)])
     np.testing.assert_allclose(rewards[0], rewards[1], rtol=1e-6)
 
 

@@ -1,0 +1,94 @@
+"""What TIR-Agent's policies are measured on: held-out demonstrations, restored again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ir_env.episode import Episode
+from ir_env.evaluation import Row, Table, photo_of, run_all, summarise
+from ir_env.process import PHOTO_LOW_RESOLUTION_BELOW, RestorationProcess
+from tool_actors.tasks import TASKS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from policies.vlm.edp import Trajectory
+    from policies.vlm.planner import VLMPlanner
+
+METRICS = ("psnry", "ssim", "gmsd")
+"""Of the reward at nano scale, which are those of the tables."""
+
+
+def make_process(made_with: dict[str, Any], **options: Any) -> RestorationProcess:
+    """The decision process of demonstrations, on images that are given to it."""
+    small = made_with["crop"] or PHOTO_LOW_RESOLUTION_BELOW
+    return RestorationProcess(None, made_with["toolbox"], metrics=list(METRICS), low_resolution_below=small, **options)
+
+
+def begin(process: RestorationProcess, rows: Dataset, rollouts: int = 1) -> list[Episode]:
+    """Fresh episodes on the degraded images; those of one image one after another."""
+    started = [process.start_image(np.asarray(row["degraded"]), np.asarray(row["clean"]), row["sample"]) for row in rows]
+    return [episode.fork() for episode in started for _ in range(rollouts)]
+
+
+def replay(process: RestorationProcess, rows: Dataset, plans: Sequence[Sequence[str]]) -> list[Episode]:
+    """Run a plan, tools by name, on each image; as far as the process lets it."""
+    episodes = begin(process, rows)
+    for step in range(process.max_steps):
+        live = [(episode, plan) for episode, plan in zip(episodes, plans, strict=True) if not episode.done]
+        process.step([episode for episode, _ in live], [process.actions.index([*plan, "stop"][step]) for _, plan in live])
+    return episodes
+
+
+def evaluate(name: str, planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any]) -> Row:
+    """A policy on held-out images, and how its answers were formed."""
+    process = make_process(made_with)
+    episodes = begin(process, rows)
+    run_all(process, planner, episodes)
+    return summarise(process, name, episodes, well_formed=planner.well_formed, answers=dict(planner.counts))
+
+
+def evaluate_demonstrator(name: str, rows: Dataset, made_with: dict[str, Any]) -> Row:
+    """The demonstrations themselves, judged by the clean image; their executions are those that they took to make."""
+    process = make_process(made_with, max_steps=len(max(rows["tools"], key=len)) + 1)
+    episodes = replay(process, rows, rows["tools"])
+    for episode, executions in zip(episodes, rows["executions"], strict=True):
+        episode.executions = executions
+    return summarise(process, name, episodes)
+
+
+def evaluate_traversal(name: str, rows: Dataset, made_with: dict[str, Any]) -> Row:
+    """The demonstrator as it can be deployed: degradations are perceived, and results judged without the clean image."""
+    from policies.planners.traversal import JUDGES, TraversalPlanner
+
+    process = make_process(made_with, max_steps=len(TASKS) + 1)
+    episodes = begin(process, rows)
+    run_all(process, TraversalPlanner(judges=JUDGES), episodes)
+    return summarise(process, name, episodes)
+
+
+def rollout_diversity(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any], rollouts: int) -> dict[str, Any]:
+    """Figures 3 and 7 of the paper, on sampled rollouts."""
+    from policies.vlm.exploration import diversity
+
+    process = make_process(made_with)
+    actions = process.actions
+    episodes = begin(process, rows, rollouts)
+    run_all(process, planner, episodes)
+    trajectories: list[Trajectory] = [tuple((actions[i].task, actions[i].tool) for i in episode.applied) for episode in episodes]
+    told = diversity([trajectories[at : at + rollouts] for at in range(0, len(trajectories), rollouts)])
+    shares = {"mean_entropy": told.mean_entropy, "well_formed": planner.well_formed}
+    # through JSON and back, so that what is returned is what is written
+    return json.loads(json.dumps({"images": len(rows), "rollouts": rollouts, **asdict(told), **shares}))
+
+
+def table_of(told: Sequence[Row], rows: Dataset) -> Table:
+    """Policies side by side on the same held-out demonstrations."""
+    from ir_env.metrics import MetricSuite
+
+    return Table(list(told), [photo_of(sample) for sample in rows["sample"]], f"metrics: {MetricSuite(METRICS).describe()}")
