@@ -16,6 +16,7 @@ from ir_env.process import RestorationProcess
 from tool_actors.errors import IrEnvError, ToolFailure, UnknownToolError
 from tool_actors.executor import ImageState, LocalExecutor, Request
 from tool_actors.pool import MCPool, Placement, PoolConfig
+from tool_actors.pool.messages import Service
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import load_toolbox
 
@@ -68,12 +69,12 @@ def test_same_pixels_as_the_local_executor_along_chains(pool):
 
 
 def test_identical_requests_of_all_callers_run_once(pool):
-    before = pool.status()["services"].get("jpeg.quality15", {"executions": 0})["executions"]
+    before = pool.status()["services"].get(Service("tool", "jpeg.quality15"), {"executions": 0})["executions"]
     requests = [Request(state, "jpeg.quality15") for state in states(4, seed=5)]
     callers = [pool.executor() for _ in range(3)]
     with ThreadPoolExecutor(3) as threads:
         answers = list(threads.map(lambda caller: caller.run(requests * 2), callers))
-    assert pool.status()["services"]["jpeg.quality15"]["executions"] == before + 4
+    assert pool.status()["services"][Service("tool", "jpeg.quality15")]["executions"] == before + 4
     assert sum(caller.stats.executions for caller in callers) == 4 and sum(caller.stats.hits for caller in callers) == 20
     for results in answers:
         for request, result in zip(requests * 2, results, strict=True):
@@ -87,7 +88,7 @@ def test_a_tools_own_failure_comes_back_and_hurts_nobody(pool):
     )
     assert good.error is None and other.error is None
     assert isinstance(bad.error, ToolFailure) and bad.error.tool == "bench.broken" and "too bright" in str(bad.error)
-    assert pool.status()["services"]["bench.broken"]["retries"] == 0
+    assert pool.status()["services"][Service("tool", "bench.broken")]["retries"] == 0
 
 
 def test_what_is_random_is_never_shared(pool):
@@ -132,7 +133,7 @@ def test_metrics_run_in_the_pool_and_are_kept(pool):
     np.testing.assert_allclose(np.stack(vectors), wanted, rtol=1e-5)
     again = pool.executor().score(suite, images, [each.copy() for each in references])
     assert np.array_equal(np.stack(again), np.stack(vectors))
-    stats = pool.status()["services"]["score:psnry,ssim"]
+    stats = pool.status()["services"][Service("metrics", "psnry,ssim")]
     assert stats["executions"] == 4 and stats["hits"] == 4
     with pytest.raises(IrEnvError, match="there is none"):
         pool.executor().score(suite, images[:1], [None])
@@ -241,7 +242,9 @@ def test_shards_answer_as_one(ray_cluster):
         results = MCPool.connect("sharded").executor().run(requests)
         assert all(np.array_equal(result.state.pixels, request.state.pixels) for result, request in zip(results, requests, strict=True))
         status = pool.status()
-        assert status["shards"] == 2 and status["services"]["bench.identity"]["executions"] == 40 and len(status["pids"]) == 2
+        assert (
+            status["shards"] == 2 and status["services"][Service("tool", "bench.identity")]["executions"] == 40 and len(status["pids"]) == 2
+        )
     finally:
         pool.stop()
 

@@ -10,8 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from experiments.measurements.pool_tools import Counted, executions
 from tool_actors.executor import ImageState, LocalExecutor, Request
 from tool_actors.pool import MCPool, PoolConfig, PoolFailure
-from tool_actors.pool.connection import Line
+from tool_actors.pool.connection import Connection
 from tool_actors.pool.dispatcher import Dispatcher
+from tool_actors.pool.messages import UNKNOWN, Delivery, Outcome, Service, Work
 from tool_actors.threads import limit_threads
 from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import load_toolbox
@@ -62,6 +63,7 @@ class Scripted:
 
     def __init__(self, deliveries, ready=None):
         self.deliveries, self.failure, self.posted = list(deliveries), ready, []
+        self.begun = threading.Event()
 
     def __getattr__(self, method):
         return SimpleNamespace(remote=lambda *arguments: partial(getattr(self, f"on_{method}"), *arguments))
@@ -70,36 +72,42 @@ class Scripted:
         if self.failure is not None:
             raise self.failure
 
-    def on_post(self, caller, jobs, scorers):
-        self.posted.append([ticket for ticket, *_ in jobs])
+    def on_post(self, address, works, scorers):
+        self.posted.append(list(works))
+        self.begun.set()
 
-    def on_collect(self, caller, received):
-        while not self.posted:
-            time.sleep(0.001)
+    def on_collect(self, address, received):
+        self.begun.wait()
         delivery = self.deliveries.pop(0)
         if isinstance(delivery, Exception):
             raise delivery
         return delivery
 
+    def on_release(self, address): ...
 
-def send(monkeypatch, dispatcher) -> Future:
-    """The answer to a job on a line to a scripted dispatcher."""
-    monkeypatch.setattr("tool_actors.pool.connection.ray", SimpleNamespace(get=lambda call: call()))
+
+def ask(monkeypatch, dispatcher) -> Outcome:
+    """The outcome of a job on a connection to a scripted dispatcher."""
+    monkeypatch.setattr("tool_actors.pool.connection.ray", SimpleNamespace(get=lambda call: call(), is_initialized=lambda: True))
     monkeypatch.setattr("tool_actors.pool.connection.PAUSE_S", 0.001)
-    return Line(dispatcher, "caller", PoolConfig(start_timeout_s=0.1)).send(("tool", (), None, 0))
+    connection = Connection(dispatcher, PoolConfig(start_timeout_s=0.1))
+    try:
+        return connection.send(Work(Service("tool", "any"), None, None, 0)).result(PATIENCE_S)
+    finally:
+        connection.close()
 
 
-ANSWER = (1, [(1, ("answer", None, 0.0, False))])
+ANSWER = Delivery(1, {1: Outcome("answer")})
 
 
 @pytest.mark.parametrize(
     "loss",
-    [ActorUnavailableError("its node is lost", b"0" * 16), ObjectLostError("0" * 56, None, ""), (0, [])],
+    [ActorUnavailableError("its node is lost", b"0" * 16), ObjectLostError("0" * 56, None, ""), UNKNOWN],
     ids=["lost", "lost with an answer in its memory", "back before anybody noticed"],
 )
 def test_what_a_lost_dispatcher_was_sent_is_sent_again(monkeypatch, loss):
     dispatcher = Scripted([loss, loss, ANSWER])
-    assert send(monkeypatch, dispatcher).result(5)[0] == "answer"
+    assert ask(monkeypatch, dispatcher).value == "answer"
     assert dispatcher.posted == [[1], [1], [1]]
 
 
@@ -111,7 +119,7 @@ def test_a_dispatcher_that_does_not_come_back_or_cannot_start_is_named(monkeypat
         ([loss], PoolFailure("no room"), "no room"),
     ):
         with pytest.raises(PoolFailure, match=message):
-            send(monkeypatch, Scripted(deliveries, ready)).result(5)
+            ask(monkeypatch, Scripted(deliveries, ready))
 
 
 def test_a_dispatcher_that_had_no_room_starts_when_there_is_and_grows_with_the_cluster(monkeypatch):
