@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, Ra
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Scorer
 from tool_actors.pool.config import PoolConfig
-from tool_actors.pool.messages import Outcome, Work
+from tool_actors.pool.messages import Delivery, Outcome, Work
 from tool_actors.pool.scheduler import PoolFailure
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
@@ -141,7 +141,7 @@ class Connection:
             try:
                 if lost:
                     self._send_again()
-                delivery = ray.get(self._dispatcher.collect.remote(self._address, received))
+                received, some = self._deliver(ray.get(self._dispatcher.collect.remote(self._address, received)))
             except LOST as error:
                 lost, received, losses = True, 0, losses + 1
                 if losses >= self._config.attempts:
@@ -152,14 +152,17 @@ class Connection:
                 self._fail(own_error(error))
                 continue
             # number 0: the dispatcher was lost and is back, unnoticed here
-            received = delivery.number
             lost = received == 0
-            losses = 0 if delivery.outcomes else losses
-            with self._changed:
-                answered = [(self._open.pop(ticket, None), outcome) for ticket, outcome in delivery.outcomes.items()]
-            for job, outcome in answered:
-                if job is not None:
-                    job.future.set_result(outcome)
+            losses = 0 if some else losses
+
+    def _deliver(self, delivery: Delivery) -> tuple[int, bool]:
+        """Its number, and whether anything was in it; who waits for the next must not hold on to it."""
+        with self._changed:
+            answered = [(self._open.pop(ticket, None), outcome) for ticket, outcome in delivery.outcomes.items()]
+        for job, outcome in answered:
+            if job is not None:
+                job.future.set_result(outcome)
+        return delivery.number, bool(answered)
 
     def _due(self) -> bool:
         """True when an answer is due; False when the connection has ended."""
