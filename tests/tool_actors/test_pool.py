@@ -21,6 +21,7 @@ from tool_actors.pool.messages import Service
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import load_toolbox
 
+pytestmark = pytest.mark.timeout(900)
 TOOLS = ["noise.gaussian25", "jpeg.quality15", "gamma.brighten", "x4.fidelity"]
 PATIENCE_S = 240.0
 """For whatever the tests wait for, on a busy machine."""
