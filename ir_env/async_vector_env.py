@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ class AsyncRestorationEnv(RestorationVectorEnv):
     A slow tool in one sub-environment does not keep the others. Each step runs in a thread of its own, so this wants an executor that many
     threads may use, ``executor="pool"``, which makes batches of what the threads ask for. ``step`` still steps all together.
 
-    An action sent to a sub-environment that has ended begins its next episode, as in NEXT_STEP autoreset. RLlib's env runners step all
-    sub-environments together, so they use :class:`RestorationVectorEnv`.
+    An action sent to a sub-environment that has ended, or failed, begins its next episode, as in NEXT_STEP autoreset. RLlib's env runners
+    step all sub-environments together, so they use :class:`RestorationVectorEnv`.
 
     >>> env = AsyncRestorationEnv(num_envs=32, executor="pool")
     >>> env.async_reset(seed=0)
@@ -52,8 +53,11 @@ class AsyncRestorationEnv(RestorationVectorEnv):
 
         if isinstance(self.process.executor, LocalExecutor):
             raise IrEnvError("AsyncRestorationEnv needs an executor that serves several threads: executor='pool' (see `ir-env pool start`)")
-        self._ready: queue.SimpleQueue = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[int, Ready | BaseException]] = queue.SimpleQueue()
+        self._taken: list[Ready] = []
+        """Out of the queue and not received, as an error or a time-out came in between."""
         self._under_way: set[int] = set()
+        """Those that :meth:`recv` has not given back."""
 
     def async_reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
         """Begin an episode in every sub-environment; :meth:`recv` gives the first observations as they come."""
@@ -70,9 +74,10 @@ class AsyncRestorationEnv(RestorationVectorEnv):
         for env_id, action in actions.items():
             if env_id in self._under_way:
                 raise IrEnvError(f"sub-environment {env_id} is under way: receive it before the next action")
-            if not self.episodes or self.episodes[env_id] is None:
+            if not self.episodes:
                 raise IrEnvError("call async_reset() before send()")
-            if self.episodes[env_id].done:
+            # there is no episode where the first one could not begin
+            if self.episodes[env_id] is None or self.episodes[env_id].done:
                 self._counts[env_id] += 1
                 self._spawn(env_id, self._begin, None)
             else:
@@ -81,22 +86,36 @@ class AsyncRestorationEnv(RestorationVectorEnv):
     def recv(self, at_least: int = 1, timeout: float | None = None) -> list[Ready]:
         """Those that are ready: at least so many, in the order in which they became so.
 
+        Whatever it raises, those that are ready stay for the next call.
+
         Raises:
-            IrEnvError: fewer are under way, or none became ready within ``timeout`` seconds.
+            IrEnvError: fewer are under way, or fewer became ready within ``timeout`` seconds; or a sub-environment failed, which is named.
+                Its episode has ended with that, and it may be sent an action again, which begins its next one.
         """
         if at_least > len(self._under_way):
             raise IrEnvError(f"{at_least} sub-environments are asked for and {len(self._under_way)} are under way")
-        ready: list[Ready] = []
-        while len(ready) < at_least or not self._ready.empty():
+        end = None if timeout is None else time.monotonic() + timeout
+        while len(self._taken) < at_least or not self._ready.empty():
             try:
-                env_id, answer = self._ready.get(timeout=timeout)
+                env_id, answer = self._ready.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
             except queue.Empty:
-                raise IrEnvError(f"no sub-environment became ready within {timeout:g} s") from None
-            self._under_way.discard(env_id)
+                raise IrEnvError(
+                    f"{len(self._taken)} of {at_least} sub-environments became ready within {timeout:g} s: receive them with a lower "
+                    "at_least, or wait longer"
+                ) from None
             if isinstance(answer, BaseException):
-                raise answer
-            ready.append(answer)
+                self._raise(env_id, answer)
+            self._taken.append(answer)
+        ready, self._taken = self._taken, []
+        self._under_way.difference_update(each.env_id for each in ready)
         return ready
+
+    def _raise(self, env_id: int, error: BaseException) -> None:
+        self._under_way.discard(env_id)
+        episode = self.episodes[env_id]
+        if episode is not None and not episode.done:
+            episode.terminated, episode.error = True, str(error)
+        raise IrEnvError(f"sub-environment {env_id} failed: {error}") from error
 
     def close_extras(self, **kwargs: Any) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -2,6 +2,8 @@ import os
 
 # before ray is imported anywhere: its workers must start in this environment, not in a copy
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+# and run as the tests do that wait for them; at Ray's lower priority they hardly start on a busy machine
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 import numpy as np
 import pytest

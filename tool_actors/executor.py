@@ -96,8 +96,8 @@ class ExecutorStats:
     """Requests answered."""
     executions: int = 0
     """Images that a tool really ran on."""
-    calls: int = 0
-    """Calls of a tool, each on one batch."""
+    calls: float = 0
+    """Calls of a tool, each on one batch; of a batch that was shared with other callers, this one's share."""
     hits: int = 0
     """Requests answered from the cache or by an identical request of the same call."""
     failures: int = 0

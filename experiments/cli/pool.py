@@ -72,19 +72,20 @@ def _status(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from tool_actors.pool import MCPool
-    from tool_actors.pool.counters import summarise
+    from tool_actors.pool.counters import plain, summarise
 
     _connect(options.address, required=True)
     status = MCPool.connect(options.name).status()
     if options.json:
-        print(json.dumps(status, indent=2))
+        print(json.dumps(plain(status), indent=2))
         return 0
     table = Table(box=None, padding=(0, 1, 0, 0))
     for column in ("", "requests", "executions", "batches", "hits", "joined", "retries", "failures", "mean wait ms", "ms per image"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=not column)
-    for name, each in sorted(status["services"].items(), key=lambda item: -item[1]["busy_s"]):
+    for service, each in sorted(status["services"].items(), key=lambda item: -item[1]["busy_s"]):
         per = 1000 / max(each["executions"], 1)
         counts = [str(each[key]) for key in ("requests", "executions", "batches", "hits", "joined", "retries", "failures")]
+        name = service.name if service.kind == "tool" else str(service)
         table.add_row(name, *counts, f"{each['wait_s'] * per:.1f}", f"{each['busy_s'] * per:.1f}")
     console = Console()
     console.print(table)
@@ -92,7 +93,7 @@ def _status(options: argparse.Namespace) -> int:
     console.print(
         f"{status['instances']} instances ({status['busy']} busy, {status['starting']} starting, {status['lost']} lost), "
         f"utilisation {figures['utilisation']:.0%}; {figures['queued']} requests wait; cache {figures['cache_mb']:.0f} MiB; "
-        f"{status['callers']} callers",
+        f"{status['callers']} callers, {status['kept_bytes'] / 2**20:.0f} MiB of answers kept for them",
         soft_wrap=True,
     )
     return 0

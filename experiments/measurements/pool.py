@@ -5,8 +5,9 @@
 
 Parts: ``executors`` (five ways to run the rollouts of a GRPO iteration, side by side), ``throughput`` (against a plain loop, and the
 overhead of a lone request), ``scaling`` (two instances over one), ``sleeping`` (32 instances that sleep as GPU tools would), ``chaos`` (an
-instance killed every second, one frozen), ``exhaustive`` (all plans over four tools), ``memory`` (100,000 requests), ``capacity`` (requests
-per second of one dispatcher), ``simulation`` (32 to 512 GPUs in virtual time, with the overhead that ``capacity`` measured).
+instance killed every second, one frozen), ``exhaustive`` (all plans over four tools), ``memory`` (100,000 requests), ``callers`` (what
+stays of 50 callers), ``capacity`` (requests per second of one dispatcher), ``simulation`` (32 to 512 GPUs in virtual time, with the
+overhead that ``capacity`` measured).
 
 Instances compute on one thread each. Ray runs its workers at a lower priority than other programs: measure on an otherwise idle machine.
 """
@@ -452,6 +453,44 @@ def memory(options: argparse.Namespace, console: Console, report: dict) -> dict:
     return {"bound_mb": bound >> 20, "seconds": seconds, "grown_mb": grown, "marks": marks}
 
 
+def callers(options: argparse.Namespace, console: Console, report: dict) -> dict:
+    """50 callers that each get 16 images of 512 px: what the dispatcher keeps for them, and the threads of this process."""
+    count, images, side = 50, 16, 512
+    pool = _pool({"toolbox": Toolbox([Identity()]), "placements": [{"replicas": 1}], "cache_bytes": 0})
+    table = Table("", "dispatcher MiB", "answers kept MiB", "mailboxes", "threads here", title=f"{count} callers x {images} answers")
+    marks = {}
+
+    def mark(when: str) -> None:
+        status = pool.status()
+        marks[when] = {
+            "dispatcher_mb": _resident(status["dispatcher_pids"]),
+            "kept_mb": status["kept_bytes"] / 2**20,
+            "mailboxes": status["mailboxes"],
+            "threads": sum(thread.name == "pool connection" for thread in threading.enumerate()),
+        }
+        mb, kept, *counts = marks[when].values()
+        table.add_row(when, f"{mb:.0f}", f"{kept:.0f}", *map(str, counts))
+
+    try:
+        photos = [_noise(side).pixels for _ in range(images)]
+        mark("before")
+        executors = [pool.executor() for _ in range(count)]
+        for turn, executor in enumerate(executors):
+            results = executor.run([Request(ImageState.from_pixels(np.roll(each, turn, axis=1)), "bench.identity") for each in photos])
+            assert all(result.error is None for result in results)
+        del results
+        mark("all answered")
+        time.sleep(3)
+        mark("3 s later")
+        for executor in executors:
+            executor.close()
+        mark("closed")
+    finally:
+        pool.stop()
+    console.print(table)
+    return marks
+
+
 # -- at the size of a cluster ------------------------------------------------------------------------------------------------------
 
 
@@ -504,6 +543,7 @@ PARTS = {
     "chaos": chaos,
     "exhaustive": exhaustive,
     "memory": memory,
+    "callers": callers,
     "capacity": capacity,
     "simulation": simulation,
 }

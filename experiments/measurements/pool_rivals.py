@@ -159,17 +159,17 @@ class LockedActors(Rival):
         for attempt in range(3):
             actor = self._free.get()
             try:
-                [(pixels, error, _)] = self._ray.get(actor.run.remote(tool, [state.pixels], "uint8"))
+                [outcome] = self._ray.get(actor.run.remote(tool, [state.pixels], "uint8"))
             except self._ray.exceptions.RayActorError:
                 if attempt == 2:
                     raise
                 continue
             finally:
                 self._free.put(actor)
-            if error is not None:
-                raise error
+            if outcome.error is not None:
+                raise outcome.error
             self._count()
-            return ImageState(pixels, state.root, (*state.path, tool))
+            return ImageState(outcome.value, state.root, (*state.path, tool))
         raise AssertionError
 
     def close(self) -> None:

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tool_actors.pool.config import Placement, PoolConfig
-from tool_actors.pool.scheduler import Job, Outcome, Scheduler
+from tool_actors.pool.messages import Outcome, Service
+from tool_actors.pool.scheduler import Job, Scheduler
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -132,7 +133,7 @@ async def _run(gpus: int, rollouts: int, steps: int, rng: np.random.Generator, s
 
     async def rollout(index: int) -> None:
         for tool in rng.integers(tools, size=steps):
-            await scheduler.submit(Job(f"tool {tool}", "128", None, None, f"caller {index % 8}"))
+            await scheduler.submit(Job(Service("tool", str(tool)), "128", None, None, f"caller {index % 8}"))
 
     await asyncio.gather(*(rollout(index) for index in range(rollouts)))
     seconds = asyncio.get_running_loop().time() - begin

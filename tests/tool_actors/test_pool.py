@@ -16,10 +16,15 @@ from ir_env.process import RestorationProcess
 from tool_actors.errors import IrEnvError, ToolFailure, UnknownToolError
 from tool_actors.executor import ImageState, LocalExecutor, Request
 from tool_actors.pool import MCPool, Placement, PoolConfig
+from tool_actors.pool.counters import plain
+from tool_actors.pool.messages import Service
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import load_toolbox
 
+pytestmark = pytest.mark.timeout(900)
 TOOLS = ["noise.gaussian25", "jpeg.quality15", "gamma.brighten", "x4.fidelity"]
+PATIENCE_S = 240.0
+"""For whatever the tests wait for, on a busy machine."""
 
 
 class Broken(Tool):
@@ -40,18 +45,53 @@ class Random(Tool):
         return torch.rand_like(images)
 
 
+class Gate(Tool):
+    """Works while a file is there, and waits for it."""
+
+    spec = ToolSpec("bench.gate", "denoise", "gate")
+
+    def __init__(self, file):
+        self.file = file
+
+    def __call__(self, images):
+        # not the blank image that an instance warms up with
+        while images.any() and not self.file.exists():
+            time.sleep(0.01)
+        return images
+
+
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 def states(count, side=32, seed=0):
     return [ImageState.from_pixels(each) for each in np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)]
 
 
 @pytest.fixture(scope="module")
 def toolbox():
-    return Toolbox([*load_toolbox(TOOLS), Broken(), Random(), Identity()])
+    return Toolbox([*load_toolbox(TOOLS), Broken(), Random(), Identity(), Identity("score:psnr")])
 
 
 @pytest.fixture(scope="module")
 def pool(ray_cluster, toolbox):
     pool = MCPool.start({"toolbox": toolbox, "placements": [{"replicas": 1, "num_cpus": 0.5}], "max_in_flight": 32}, "test")
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory):
+    return tmp_path_factory.mktemp("gate") / "open"
+
+
+@pytest.fixture(scope="module")
+def sharded(ray_cluster, gate):
+    config = PoolConfig(toolbox=Toolbox([Identity(), Gate(gate)]), placements=(Placement(replicas=2, num_cpus=0.1),), shards=2)
+    pool = MCPool.start(config, "sharded")
     yield pool
     pool.stop()
 
@@ -68,12 +108,12 @@ def test_same_pixels_as_the_local_executor_along_chains(pool):
 
 
 def test_identical_requests_of_all_callers_run_once(pool):
-    before = pool.status()["services"].get("jpeg.quality15", {"executions": 0})["executions"]
+    before = pool.status()["services"].get(Service("tool", "jpeg.quality15"), {"executions": 0})["executions"]
     requests = [Request(state, "jpeg.quality15") for state in states(4, seed=5)]
     callers = [pool.executor() for _ in range(3)]
     with ThreadPoolExecutor(3) as threads:
         answers = list(threads.map(lambda caller: caller.run(requests * 2), callers))
-    assert pool.status()["services"]["jpeg.quality15"]["executions"] == before + 4
+    assert pool.status()["services"][Service("tool", "jpeg.quality15")]["executions"] == before + 4
     assert sum(caller.stats.executions for caller in callers) == 4 and sum(caller.stats.hits for caller in callers) == 20
     for results in answers:
         for request, result in zip(requests * 2, results, strict=True):
@@ -87,7 +127,7 @@ def test_a_tools_own_failure_comes_back_and_hurts_nobody(pool):
     )
     assert good.error is None and other.error is None
     assert isinstance(bad.error, ToolFailure) and bad.error.tool == "bench.broken" and "too bright" in str(bad.error)
-    assert pool.status()["services"]["bench.broken"]["retries"] == 0
+    assert pool.status()["services"][Service("tool", "bench.broken")]["retries"] == 0
 
 
 def test_what_is_random_is_never_shared(pool):
@@ -125,14 +165,14 @@ def test_futures_and_streams(pool):
 
 
 def test_metrics_run_in_the_pool_and_are_kept(pool):
-    suite, images = MetricSuite(["psnry", "ssim_ycbcr"]), states(4)
+    suite, images = MetricSuite(["psnr", "psnry"]), states(4)
     references = [images[0].pixels, images[0].pixels, images[1].pixels, images[2].pixels]
     vectors = pool.executor().score(suite, images, references)
     wanted = suite.score([state.pixels for state in images], references)
     np.testing.assert_allclose(np.stack(vectors), wanted, rtol=1e-5)
     again = pool.executor().score(suite, images, [each.copy() for each in references])
     assert np.array_equal(np.stack(again), np.stack(vectors))
-    stats = pool.status()["services"]["score:psnry,ssim_ycbcr"]
+    stats = pool.status()["services"][Service("metrics", "psnr,psnry")]
     assert stats["executions"] == 4 and stats["hits"] == 4
     with pytest.raises(IrEnvError, match="there is none"):
         pool.executor().score(suite, images[:1], [None])
@@ -174,76 +214,130 @@ def test_fast_sub_environments_go_on_while_one_waits(pool):
     env.close()
 
 
+def kept(pool):
+    """Mailboxes and bytes that it keeps for callers, and the threads of callers here."""
+    status = pool.status()
+    return status["mailboxes"], status["kept_bytes"], sum(thread.name == "pool connection" for thread in threading.enumerate())
+
+
+def test_nothing_is_kept_for_callers_that_are_idle(pool):
+    executors = [pool.executor() for _ in range(5)]
+    for turn, executor in enumerate(executors):
+        executor.run([Request(state, "bench.identity") for state in states(4, 64, seed=turn)])
+    wait_until(lambda: kept(pool) == (0, 0, 0))
+    assert all(result.error is None for result in executors[0].run([Request(state, "bench.identity") for state in states(4, seed=6)]))
+
+
+def test_nothing_is_kept_for_callers_that_are_closed_or_dropped(pool, monkeypatch):
+    wait_until(lambda: kept(pool) == (0, 0, 0))
+    monkeypatch.setattr("tool_actors.pool.connection.IDLE_S", 3600.0)
+    requests = [Request(state, "bench.identity") for state in states(4, 64, seed=7)]
+    with pool.executor() as executor:
+        executor.run(requests)
+        mailboxes, size, threads = kept(pool)
+        assert (mailboxes, threads) == (1, 2) and size >= requests[0].state.pixels.nbytes, "the last delivery"
+    assert kept(pool) == (0, 0, 0)
+    executor = pool.executor()
+    executor.run(requests)
+    assert kept(pool)[2] == 2
+    del executor
+    wait_until(lambda: kept(pool) == (0, 0, 0))
+
+
+def test_what_waits_when_an_executor_is_closed_fails_and_its_answer_goes_nowhere(sharded, gate):
+    wait_until(lambda: kept(sharded) == (0, 0, 0))
+    gate.unlink(missing_ok=True)
+    executor = sharded.executor()
+    waiting = executor.submit(Request(states(1)[0], "bench.gate"))
+    wait_until(lambda: sharded.status()["callers"] == 1)
+    executor.close()
+    assert isinstance(waiting.exception(PATIENCE_S), IrEnvError) and "was closed before" in str(waiting.exception())
+    with pytest.raises(IrEnvError, match="executor is closed"):
+        executor.run([Request(states(1)[0], "bench.gate")])
+    assert kept(sharded) == (0, 0, 0) and sharded.status()["under_way"] == 1
+    gate.touch()
+    wait_until(lambda: sharded.status()["under_way"] == 0)
+    assert kept(sharded) == (0, 0, 0)
+
+
+def test_calls_of_all_callers_add_up_to_the_pools_batches(pool):
+    batches = lambda: pool.status()["services"][Service("tool", "bench.identity")]["batches"]  # noqa: E731
+    pool.executor().run([Request(states(1, seed=8)[0], "bench.identity")])
+    before, callers = batches(), [pool.executor() for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda i: callers[i].run([Request(state, "bench.identity") for state in states(20, seed=30 + i)]), range(3)))
+    assert all(caller.stats.executions == 20 for caller in callers)
+    calls = [caller.stats.calls for caller in callers]
+    assert sum(calls) == pytest.approx(batches() - before) and min(calls) > 0 and sum(calls) < 60
+    callers[0].run([Request(state, "bench.identity") for state in states(20, seed=30)])
+    assert callers[0].stats.calls == calls[0] and callers[0].stats.hits == 20, "what is kept takes no call"
+
+
+def test_a_tool_may_be_called_what_metrics_are(pool):
+    [state], executor = states(1, seed=11), pool.executor()
+    [result] = executor.run([Request(state, "score:psnr")])
+    assert np.array_equal(result.state.pixels, state.pixels)
+    [vector] = executor.score(MetricSuite(["psnr"]), [state], [states(1, seed=12)[0].pixels])
+    assert vector.shape == (1,)
+    services = pool.status()["services"]
+    assert services[Service("tool", "score:psnr")]["executions"] == services[Service("metrics", "psnr")]["executions"] == 1
+    assert plain(pool.status())["services"]["metrics"]["psnr"]["executions"] == 1
+
+
 def test_killed_and_frozen_instances_lose_nothing(ray_cluster, tmp_path):
     """Chaos, small: ``python -m experiments.measurements.pool --only chaos`` is the large one."""
     tools = load_toolbox(TOOLS[:3])
     settings = {
         "toolbox": Toolbox([Counted(tool, tmp_path) for tool in tools]),
         "placements": [{"replicas": 2, "num_cpus": 0.1}],
-        "timeout_s": 4,
+        "timeout_s": 6,
         "max_batch": 4,
     }
-    pool = MCPool.start(settings, "chaos")
-    done, killed, frozen = threading.Event(), [], []
+    requests = [Request(state, TOOLS[i % 3]) for i, state in enumerate(states(200, 48, seed=3))]
+    pool, frozen = MCPool.start(settings, "chaos"), None
     try:
-        requests = [Request(state, TOOLS[i % 3]) for i, state in enumerate(states(600, 48, seed=3))]
-
-        def disturb():
-            while not done.wait(0.4) and len(killed) < 3:
-                fresh = [pid for pid in pool.status()["pids"] if pid not in killed + frozen]
-                if fresh and not frozen:
-                    frozen.append(fresh[0])
-                    os.kill(fresh[0], signal.SIGSTOP)
-                elif fresh:
-                    killed.append(fresh[-1])
-                    os.kill(fresh[-1], signal.SIGKILL)
-
-        thread = threading.Thread(target=disturb)
-        thread.start()
-        executor = pool.executor()
-        results = executor.run(requests)
-        while len(killed) < 1:  # a fast machine may be done before anything was killed
-            time.sleep(0.1)
-        results += executor.run([Request(state, TOOLS[0]) for state in states(100, 48, seed=4)])
-        done.set()
-        thread.join()
-        assert pool.status()["lost"] >= 1
+        wait_until(lambda: pool.status()["instances"] == 2)
+        frozen, killed = pool.status()["pids"]
+        os.kill(frozen, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as thread:
+            answers = thread.submit(pool.executor().run, requests)
+            wait_until(lambda: (tmp_path / f"{killed}.log").exists())
+            os.kill(killed, signal.SIGKILL)
+            results = answers.result(PATIENCE_S)
+        status = pool.status()
     finally:
-        done.set()
         pool.stop()
-        for pid in frozen:
-            if os.path.exists(f"/proc/{pid}"):
-                os.kill(pid, signal.SIGKILL)
-    requests += [Request(state, TOOLS[0]) for state in states(100, 48, seed=4)]
+        if frozen is not None and os.path.exists(f"/proc/{frozen}"):
+            os.kill(frozen, signal.SIGKILL)
+    assert status["lost"] >= 2 and sum(stats["retries"] for stats in status["services"].values()) >= 2
     wanted = LocalExecutor(tools, cache_bytes=0).run(requests)
     for ours, theirs in zip(results, wanted, strict=True):
         assert ours.error is None and np.array_equal(ours.state.pixels, theirs.state.pixels)
     assert max(executions(tmp_path).values()) <= 3
 
 
-def test_a_lost_dispatcher_is_started_again_and_asked_again(ray_cluster):
-    pool = MCPool.start({"toolbox": Toolbox([Identity()]), "placements": [{"replicas": 1, "num_cpus": 0.1}]}, "restarted")
-    try:
-        executor = pool.executor()
-        executor.run([Request(states(1)[0], "bench.identity")])
-        os.kill(pool.status()["dispatcher_pids"][0], signal.SIGKILL)
-        results = executor.run([Request(state, "bench.identity") for state in states(50, seed=2)])
-        assert all(result.error is None for result in results)
-    finally:
-        pool.stop()
+def test_shards_answer_as_one(sharded):
+    requests = [Request(state, "bench.identity") for state in states(40)]
+    results = MCPool.connect("sharded").executor().run(requests)
+    assert all(np.array_equal(result.state.pixels, request.state.pixels) for result, request in zip(results, requests, strict=True))
+    status = sharded.status()
+    assert status["shards"] == 2 and len(status["pids"]) == 2
+    assert status["services"][Service("tool", "bench.identity")]["executions"] == 40
 
 
-def test_shards_answer_as_one(ray_cluster):
-    config = PoolConfig(toolbox=Toolbox([Identity()]), placements=(Placement(replicas=2, num_cpus=0.1),), shards=2)
-    pool = MCPool.start(config, "sharded")
-    try:
-        requests = [Request(state, "bench.identity") for state in states(40)]
-        results = MCPool.connect("sharded").executor().run(requests)
-        assert all(np.array_equal(result.state.pixels, request.state.pixels) for result, request in zip(results, requests, strict=True))
-        status = pool.status()
-        assert status["shards"] == 2 and status["services"]["bench.identity"]["executions"] == 40 and len(status["pids"]) == 2
-    finally:
-        pool.stop()
+def test_a_lost_dispatcher_is_started_again_and_asked_again(sharded, gate):
+    """What is under way is asked for again; so is what a new connection asks for."""
+    gate.unlink(missing_ok=True)
+    executor, first = sharded.executor(), sharded.status()["dispatcher_pids"]
+    requests = [Request(state, "bench.gate") for state in states(20, seed=2)]
+    answers = [executor.submit(request) for request in requests]
+    wait_until(lambda: sharded.status()["under_way"] == 20)
+    os.kill(first[0], signal.SIGKILL)
+    gate.touch()
+    results = [answer.result(PATIENCE_S) for answer in answers] + sharded.executor().run(requests)
+    assert all(np.array_equal(result.state.pixels, request.state.pixels) for result, request in zip(results, requests * 2, strict=True))
+    second = sharded.status()["dispatcher_pids"]
+    assert second[0] != first[0] and second[1] == first[1]
 
 
 def test_settings_are_checked():

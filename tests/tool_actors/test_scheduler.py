@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tool_actors.pool.config import Placement, PoolConfig
-from tool_actors.pool.scheduler import InstanceLost, Job, Outcome, PoolFailure, Scheduler
+from tool_actors.pool.messages import Outcome, Service
+from tool_actors.pool.scheduler import InstanceLost, Job, PoolFailure, Scheduler
 
 
 class Instance:
@@ -39,12 +40,12 @@ class Instance:
 def pool(log, replicas=1, spoil=None, seconds=0.0, start=None, **arguments):
     config = PoolConfig(**{"placements": [Placement(replicas=replicas)], **arguments})
     bounds = [placement.bounds for placement in config.placements]
-    serves = lambda placement, service: config.placements[placement].holds(service)  # noqa: E731
+    serves = lambda placement, service: config.placements[placement].holds(service.name)  # noqa: E731
     return Scheduler(config, bounds, serves, lambda placement: Instance(log, spoil, seconds, start))
 
 
 def job(value, caller="a", service="tool", shape=1, key=True):
-    return Job(service, shape, (service, value) if key is True else key, value, caller)
+    return Job(Service("tool", service), shape, (service, value) if key is True else key, value, caller)
 
 
 async def answers(scheduler, jobs):
@@ -93,7 +94,7 @@ def test_identical_jobs_run_once_and_results_are_kept_within_the_bound():
         await answers(scheduler, [job(i) for i in range(100)])
         status = scheduler.status()
         assert status["cache_bytes"] <= 80 and status["under_way"] == 0 and status["queued"] == 0
-        stats = scheduler.stats["tool"]
+        stats = scheduler.stats[Service("tool", "tool")]
         assert stats.requests == 106 and stats.hits + stats.joined + stats.executions == 106
         scheduler.stop()
 
@@ -253,7 +254,7 @@ def test_every_request_is_answered_rightly_whatever_happens(values, replicas, ma
 
         scheduler = pool(log, replicas, spoil=lose, max_batch=max_batch, max_in_flight=max_in_flight, attempts=10)
         await scheduler.start()
-        jobs = [Job(service, shape, (service, shape, value), value, caller) for value, caller, service, shape in values]
+        jobs = [Job(Service("tool", service), shape, (service, shape, value), value, caller) for value, caller, service, shape in values]
         outcomes = await asyncio.wait_for(answers(scheduler, jobs), 5)
         assert [outcome.value for outcome in outcomes] == [2 * value for value, *_ in values]
         assert scheduler._admitted == 0 and scheduler._queued == 0 and not scheduler._flying

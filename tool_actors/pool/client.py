@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
+import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,8 +23,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import ExecutorStats, ImageState, Quantize, Request, Result, Scorer
 from tool_actors.pool.config import DEFAULT_NAME, PoolConfig
-from tool_actors.pool.connection import Line, own_error
-from tool_actors.pool.dispatcher import NAMESPACE, SCORE, Dispatcher, actor_name
+from tool_actors.pool.connection import Connection, own_error
+from tool_actors.pool.dispatcher import NAMESPACE, Dispatcher, actor_name
+from tool_actors.pool.messages import MetricsShape, Outcome, Pair, Service, ToolShape, Work
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import names_of
 
@@ -113,7 +115,7 @@ class MCPool:
         return cls(name, [first, *(ray.get_actor(actor_name(name, shard), NAMESPACE) for shard in range(1, config.shards))])
 
     def executor(self, quantize: Quantize = "uint8", toolbox: Any = None) -> PoolExecutor:
-        """A caller of its own; any number may be used at once, from any thread.
+        """A caller of its own; any number may be used at once, from any thread. Costs nothing while it is not used.
 
         Args:
             quantize: see :class:`tool_actors.executor.LocalExecutor`.
@@ -131,7 +133,7 @@ class MCPool:
         return PoolExecutor(self, quantize, chosen)
 
     def status(self) -> dict[str, Any]:
-        """Counters of all shards together, see :meth:`tool_actors.pool.scheduler.Scheduler.status`."""
+        """Counters of all shards together, see :meth:`tool_actors.pool.dispatcher.Dispatcher.status`."""
         return merged(_get([dispatcher.status.remote() for dispatcher in self.dispatchers]))
 
     def stop(self) -> None:
@@ -149,6 +151,12 @@ class PoolExecutor:
     """Runs requests in a pool; the same pixels as :class:`tool_actors.executor.LocalExecutor`.
 
     At most ``max_in_flight`` requests are outstanding at once; :meth:`submit` blocks beyond that. Safe to use from several threads.
+
+    Between uses it holds no threads, and the pool keeps nothing for it: a connection that has nothing to do ends after a second, and
+    another is made when there is. :meth:`close`, or ``with``, ends it at once, with whatever it waits for.
+
+    :attr:`stats` counts what was answered here. A call of a tool may run images of several callers: each counts its share, so the ``calls``
+    of all callers add up to the pool's batches.
     """
 
     def __init__(self, pool: MCPool, quantize: Quantize = "uint8", toolbox: Toolbox | None = None):
@@ -156,11 +164,28 @@ class PoolExecutor:
             raise IrEnvError(f"quantize must be 'uint8' or 'none', not {quantize!r}")
         self.pool, self.toolbox, self.quantize = pool, toolbox or pool.toolbox, quantize
         self.stats = ExecutorStats()
-        self.caller = uuid.uuid4().hex
         self._window = threading.BoundedSemaphore(pool.config.max_in_flight)
-        self._lines = [Line(dispatcher, self.caller, pool.config) for dispatcher in pool.dispatchers]
+        self._connections: dict[int, Connection] = {}
+        """By shard."""
+        self._closed = False
         self._lock = threading.Lock()
         self._references: OrderedDict[int, tuple[np.ndarray, str]] = OrderedDict()
+        # not at the end of the process: Ray goes then, too
+        weakref.finalize(self, _release, self._connections).atexit = False
+
+    def close(self) -> None:
+        """End it, and wait until the pool knows; requests without an answer fail, and so does every later one."""
+        with self._lock:
+            self._closed = True
+            connections = list(self._connections.values())
+        for connection in connections:
+            connection.close()
+
+    def __enter__(self) -> PoolExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def run(self, requests: Sequence[Request]) -> list[Result]:
         """Answer requests, in order; see :meth:`LocalExecutor.run`.
@@ -169,24 +194,25 @@ class PoolExecutor:
 
         Raises:
             UnknownToolError: a request names a tool that the pool does not hold (nothing is run then).
+            IrEnvError: the executor is closed.
         """
-        jobs = [self._job(request) for request in requests]
-        answers = self._answers([(request.state.root, job) for request, job in zip(requests, jobs, strict=True)])
-        return [self._result(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        works = [self._work(request) for request in requests]
+        outcomes = self._outcomes([(request.state.root, work) for request, work in zip(requests, works, strict=True)])
+        return [self._result(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
 
     def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         """Metric vectors (K,) of states; raises what the metrics raise."""
-        service = SCORE + ",".join(scorer.names)
-        jobs = []
+        service = Service("metrics", ",".join(scorer.names))
+        works = []
         for state, reference in zip(states, references, strict=True):
-            shape = (state.shape, state.pixels.dtype.str, None if reference is None else reference.shape)
+            shape = MetricsShape(state.shape, state.pixels.dtype.str, None if reference is None else reference.shape)
             key = (service, *state.key, self._hash(reference))
-            jobs.append((state.root, (service, shape, key, (state.pixels, reference))))
-        answers = self._answers(jobs, scorer)
-        for _, error, *_ in answers:
-            if error is not None:
-                raise error
-        return [vector for vector, *_ in answers]
+            works.append((state.root, Work(service, shape, key, Pair(state.pixels, reference))))
+        outcomes = self._outcomes(works, scorer)
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+        return [outcome.value for outcome in outcomes]
 
     def submit(self, request: Request) -> Future[Result]:
         """A future of the result; blocks while ``max_in_flight`` requests are outstanding."""
@@ -200,7 +226,7 @@ class PoolExecutor:
             else:
                 future.set_result(self._result(request, done.result()))
 
-        self._send(request.state.root, self._job(request)).add_done_callback(finish)
+        self._send(request.state.root, self._work(request)).add_done_callback(finish)
         return future
 
     async def stream(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Result]]:
@@ -224,39 +250,54 @@ class PoolExecutor:
 
     # -- sending -------------------------------------------------------------------------------------------------------------------
 
-    def _job(self, request: Request) -> tuple:
+    def _work(self, request: Request) -> Work:
         spec = self.toolbox[request.tool].spec
         state = request.state
         key = (*state.key, spec.fingerprint, self.quantize) if spec.deterministic else None
-        return (spec.name, (state.shape, state.pixels.dtype.str, self.quantize), key, state.pixels)
+        return Work(Service("tool", spec.name), ToolShape(state.shape, state.pixels.dtype.str, self.quantize), key, state.pixels)
 
-    def _send(self, root: str, job: tuple, scorer: Scorer | None = None) -> Future:
+    def _send(self, root: str, work: Work, scorer: Scorer | None = None) -> Future[Outcome]:
         self._window.acquire()
-        future = self._lines[int(root[:8], 16) % len(self._lines)].send(job, scorer)
+        try:
+            future = self._send_to(int(root[:8], 16) % len(self.pool.dispatchers), work, scorer)
+        except BaseException:
+            self._window.release()
+            raise
+        # this keeps the executor until the answer is here, whoever else forgets it
         future.add_done_callback(lambda done: self._window.release())
         return future
 
-    def _answers(self, jobs: Sequence[tuple[str, tuple]], scorer: Scorer | None = None) -> list[tuple]:
-        """Answers of (root, job) pairs; identical jobs are sent once."""
-        sent: dict[Any, Future] = {}
+    def _send_to(self, shard: int, work: Work, scorer: Scorer | None) -> Future[Outcome]:
+        with self._lock:
+            while not self._closed:
+                connection = self._connections.get(shard)
+                if connection is not None and (future := connection.send(work, scorer)) is not None:
+                    return future
+                self._connections[shard] = Connection(self.pool.dispatchers[shard], self.pool.config)
+        raise IrEnvError("this executor is closed: take another, pool.executor()")
+
+    def _outcomes(self, works: Sequence[tuple[str, Work]], scorer: Scorer | None = None) -> list[Outcome]:
+        """Outcomes of (root, work) pairs; identical works are sent once."""
+        sent: dict[Any, Future[Outcome]] = {}
         futures = []
-        for index, (root, job) in enumerate(jobs):
-            key = ("once", index) if job[2] is None else job[2]
+        for index, (root, work) in enumerate(works):
+            key = ("once", index) if work.key is None else work.key
             first = key not in sent
             if first:
-                sent[key] = self._send(root, job, scorer)
+                sent[key] = self._send(root, work, scorer)
             futures.append((sent[key], first))
-        answers = [(future.result(), first) for future, first in futures]
-        return [answer if first else (*answer[:3], answer[1] is None) for answer, first in answers]
+        outcomes = [(future.result(), first) for future, first in futures]
+        return [outcome if first else outcome._replace(cached=outcome.error is None, batch=0) for outcome, first in outcomes]
 
-    def _result(self, request: Request, answer: tuple) -> Result:
-        pixels, error, seconds, cached = answer
+    def _result(self, request: Request, outcome: Outcome) -> Result:
+        pixels, error, seconds, cached = outcome.value, outcome.error, outcome.seconds, outcome.cached
         with self._lock:
             self.stats.requests += 1
             self.stats.hits += cached
             self.stats.failures += error is not None
-            if not cached:
+            if outcome.batch:
                 self.stats.executions += 1
+                self.stats.calls += 1 / outcome.batch
                 self.stats.seconds[request.tool] += seconds
         if error is not None:
             return Result(None, error, seconds)
@@ -275,6 +316,11 @@ class PoolExecutor:
                 if len(self._references) > REFERENCES:
                     self._references.popitem(last=False)
             return known[1]
+
+
+def _release(connections: dict[int, Connection]) -> None:
+    for connection in connections.values():
+        connection.release()
 
 
 def find(name: str) -> ray.actor.ActorHandle | None:

@@ -72,6 +72,9 @@ class PoolConfig:
     """Bound of the results kept, over all shards."""
     timeout_s: float = 300.0
     """A call of an instance that takes longer counts as hung: the instance is replaced, its requests go to another."""
+    caller_timeout_s: float = 600.0
+    """A caller that is not heard of for so long has vanished, its answers are dropped. One that lives ends its connection within seconds
+    of its last answer, and one that waits is heard of every 20 s."""
     start_timeout_s: float = 180.0
     """For an instance to be placed and to load its tools."""
     attempts: int = 3
@@ -88,8 +91,9 @@ class PoolConfig:
         for name in ("max_batch", "max_in_flight", "attempts", "shards"):
             if getattr(self, name) < 1:
                 raise IrEnvError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.timeout_s <= 0 or self.start_timeout_s <= 0:
-            raise IrEnvError("timeout_s and start_timeout_s must be positive")
+        for name in ("timeout_s", "caller_timeout_s", "start_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise IrEnvError(f"{name} must be positive, not {getattr(self, name)}")
         for placement in placements:
             if placement.bounds[1] is not None and placement.bounds[1] < self.shards:
                 raise IrEnvError(f"{self.shards} shards need at least as many instances of {placement.tools}: raise replicas")

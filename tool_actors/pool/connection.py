@@ -1,87 +1,147 @@
-"""A caller's line to a dispatcher: whatever is ready to go goes out in one message, whatever is ready to come back comes in one."""
+"""A caller's connection to a dispatcher: whatever is ready to go goes out in one message, whatever is ready to come back comes in one."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
 import time
+import uuid
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import NamedTuple
 
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from tool_actors.errors import IrEnvError
+from tool_actors.executor import Scorer
 from tool_actors.pool.config import PoolConfig
+from tool_actors.pool.messages import Delivery, Outcome, Work
 from tool_actors.pool.scheduler import PoolFailure
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
 """What Ray raises when an actor, or an answer that is still in its node's memory, is lost."""
 PAUSE_S = 0.5
 """Between looks at whether a dispatcher that was lost is back."""
+IDLE_S = 1.0
+"""A connection on which nothing was sent for so long, and no answer is due, ends."""
+CLOSE_S = 10.0
+"""For so long :meth:`Connection.close` waits for the threads, which may wait for a dispatcher that does not answer."""
 
 
-class Line:
+class _Open(NamedTuple):
+    """A job without an answer."""
+
+    work: Work
+    scorer: Scorer | None
+    future: Future[Outcome]
+
+
+class Connection:
     """Sends jobs, and sets the futures of their answers; safe to use from several threads.
 
     While a message is under way the next jobs gather, so many callers cost few messages and a lone one does not wait. If the dispatcher is
     lost, what has not been answered is sent again when it is back.
+
+    It ends when it has nothing to do, or is closed: its two threads with it, and whatever the dispatcher keeps for it. A caller then makes
+    another, which shares nothing with it, so that no late message of the one can be taken for the other's.
     """
 
-    def __init__(self, dispatcher: ray.actor.ActorHandle, caller: str, config: PoolConfig):
-        self._dispatcher, self._caller, self._config = dispatcher, caller, config
+    def __init__(self, dispatcher: ray.actor.ActorHandle, config: PoolConfig):
+        self._dispatcher, self._config = dispatcher, config
+        self._address = uuid.uuid4().hex
         self._tickets = itertools.count(1)
-        self._outgoing: queue.SimpleQueue = queue.SimpleQueue()
-        self._open: dict[int, tuple[tuple, Any, Future]] = {}
-        """Jobs without an answer, with their scorers and futures, by ticket."""
-        self._something = threading.Condition()
-        self._started = False
+        self._outgoing: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """Tickets; None to look whether it is over."""
+        self._open: dict[int, _Open] = {}
+        self._changed = threading.Condition()
+        """Of what is open, and of the end."""
+        self._ended = False
+        self._threads = [threading.Thread(target=work, name="pool connection", daemon=True) for work in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
 
-    def send(self, job: tuple, scorer: Any = None) -> Future:
-        """A future of (value, error, seconds, cached) for a job (service, shape, key, payload)."""
-        future: Future = Future()
+    def send(self, work: Work, scorer: Scorer | None = None) -> Future[Outcome] | None:
+        """A future of the outcome; None if the connection has ended."""
+        future: Future[Outcome] = Future()
         future.set_running_or_notify_cancel()
-        with self._something:
+        with self._changed:
+            if self._ended:
+                return None
             ticket = next(self._tickets)
-            self._open[ticket] = (job, scorer, future)
-            self._something.notify()
-            if not self._started:
-                self._started = True
-                for work in (self._send, self._receive):
-                    threading.Thread(target=work, name="pool line", daemon=True).start()
-        self._outgoing.put(ticket)
+            self._open[ticket] = _Open(work, scorer, future)
+            self._outgoing.put(ticket)
+            self._changed.notify_all()
         return future
 
+    def close(self) -> None:
+        """End now, and wait for it; what has no answer fails with an :class:`IrEnvError`."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._outgoing.put(None)
+        self._fail(IrEnvError("the executor was closed before this was answered"))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(CLOSE_S)
+
+    def release(self) -> None:
+        """End as soon as no answer is due. Takes no lock, so that a finaliser may call it, wherever it runs."""
+        self._outgoing.put(None)
+
+    # -- out -----------------------------------------------------------------------------------------------------------------------
+
     def _send(self) -> None:
-        while True:
-            tickets = [self._outgoing.get()]
-            while not self._outgoing.empty():
-                tickets.append(self._outgoing.get())
+        while not self._over(tickets := self._gather()):
+            if not tickets:
+                continue
             try:
                 ray.get(self._post(tickets))
             except LOST:
                 continue  # the other thread's call fails, too, and sends everything again
             except Exception as error:
                 self._fail(own_error(error), tickets)
+        # where Ray has been shut down, a call would start it again
+        if ray.is_initialized():
+            # whatever this raises: the dispatcher drops what it keeps for those that it does not hear of
+            with contextlib.suppress(Exception):
+                ray.get(self._dispatcher.release.remote(self._address))
 
-    def _post(self, tickets: list[int]) -> ray.ObjectRef:
-        with self._something:
-            jobs = [(ticket, *self._open[ticket][0]) for ticket in tickets if ticket in self._open]
-            scorers = {self._open[job[0]][0][0]: self._open[job[0]][1] for job in jobs if self._open[job[0]][1] is not None}
-        return self._dispatcher.post.remote(self._caller, jobs, scorers)
+    def _gather(self) -> list[int]:
+        """Tickets of what is to be sent; none if there was nothing for a while."""
+        tickets: list[int | None] = []
+        with contextlib.suppress(queue.Empty):
+            tickets.append(self._outgoing.get(timeout=IDLE_S))
+            while True:
+                tickets.append(self._outgoing.get_nowait())
+        return [ticket for ticket in tickets if ticket is not None]
+
+    def _over(self, tickets: Sequence[int]) -> bool:
+        with self._changed:
+            if not tickets and not self._open:
+                self._ended = True
+                self._changed.notify_all()
+            return self._ended
+
+    def _post(self, tickets: Sequence[int]) -> ray.ObjectRef:
+        with self._changed:
+            jobs = {ticket: self._open[ticket] for ticket in tickets if ticket in self._open}
+        works = {ticket: job.work for ticket, job in jobs.items()}
+        scorers = {job.work.service: job.scorer for job in jobs.values() if job.scorer is not None}
+        return self._dispatcher.post.remote(self._address, works, scorers)
+
+    # -- in ------------------------------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         received = losses = 0
         lost = False
-        while True:
-            with self._something:
-                while not self._open:
-                    self._something.wait()
+        while self._due():
             try:
                 if lost:
                     self._send_again()
-                number, answers = ray.get(self._dispatcher.collect.remote(self._caller, received))
+                received, some = self._deliver(ray.get(self._dispatcher.collect.remote(self._address, received)))
             except LOST as error:
                 lost, received, losses = True, 0, losses + 1
                 if losses >= self._config.attempts:
@@ -92,18 +152,28 @@ class Line:
                 self._fail(own_error(error))
                 continue
             # number 0: the dispatcher was lost and is back, unnoticed here
-            lost, received = number == 0, number
-            losses = 0 if answers else losses
-            for ticket, answer in answers:
-                with self._something:
-                    entry = self._open.pop(ticket, None)
-                if entry is not None:
-                    entry[2].set_result(answer)
+            lost = received == 0
+            losses = 0 if some else losses
+
+    def _deliver(self, delivery: Delivery) -> tuple[int, bool]:
+        """Its number, and whether anything was in it; who waits for the next must not hold on to it."""
+        with self._changed:
+            answered = [(self._open.pop(ticket, None), outcome) for ticket, outcome in delivery.outcomes.items()]
+        for job, outcome in answered:
+            if job is not None:
+                job.future.set_result(outcome)
+        return delivery.number, bool(answered)
+
+    def _due(self) -> bool:
+        """True when an answer is due; False when the connection has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open or self._ended)
+            return not self._ended
 
     def _send_again(self) -> None:
         """Everything without an answer, when the dispatcher is back; raises :class:`PoolFailure` if it does not come back in time."""
         end = time.monotonic() + self._config.start_timeout_s
-        while True:
+        while not self._ended:
             try:
                 ray.get(self._dispatcher.ready.remote())
                 break
@@ -113,16 +183,18 @@ class Line:
                 if time.monotonic() > end:
                     raise self._silence(error) from None
             time.sleep(PAUSE_S)
-        ray.get(self._post(list(self._open)))
+        with self._changed:
+            tickets = list(self._open)
+        ray.get(self._post(tickets))
 
     def _silence(self, error: Exception) -> PoolFailure:
         return PoolFailure(f"the pool does not answer: {short(error)} Does it still run? `ir-env pool status`")
 
-    def _fail(self, error: BaseException, tickets: list[int] | None = None) -> None:
-        with self._something:
-            entries = [self._open.pop(ticket) for ticket in (list(self._open) if tickets is None else tickets) if ticket in self._open]
-        for *_, future in entries:
-            future.set_exception(error)
+    def _fail(self, error: BaseException, tickets: Sequence[int] | None = None) -> None:
+        with self._changed:
+            jobs = [self._open.pop(ticket) for ticket in (list(self._open) if tickets is None else tickets) if ticket in self._open]
+        for job in jobs:
+            job.future.set_exception(error)
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 
+def plain(status: dict[str, Any]) -> dict[str, Any]:
+    """:meth:`MCPool.status` for JSON, whose keys are strings: services by their kind, and there by their name."""
+    services: dict[str, dict] = {}
+    for service, stats in status["services"].items():
+        services.setdefault(service.kind, {})[service.name] = stats
+    return {**status, "services": services}
+
+
 def summarise(status: dict[str, Any]) -> dict[str, float]:
     """A few plain figures for curves, from :meth:`MCPool.status`: rates since the pool started, and numbers of now."""
     services = status["services"].values()

@@ -18,16 +18,16 @@ from tool_actors.executor import Scorer
 from tool_actors.pool.config import Placement, PoolConfig, uncovered
 from tool_actors.pool.connection import LOST
 from tool_actors.pool.instance import ToolInstance
-from tool_actors.pool.scheduler import InstanceLost, Job, Outcome, Scheduler
+from tool_actors.pool.mailbox import Mailbox
+from tool_actors.pool.messages import Delivery, Outcome, Service, Work
+from tool_actors.pool.scheduler import InstanceLost, Job, Scheduler
 from tool_actors.toolboxes import names_of
 
 NAMESPACE = "ir_env"
-SCORE = "score:"
-"""Services of this prefix are metric suites, all others tools."""
-COLLECT_S = 20.0
-"""A caller that waits for answers asks again after so long."""
 ROOM_S = 5.0
 """How often the number of ``auto`` instances that the cluster has room for is looked up: nodes come and go."""
+VANISHED_LOOK_S = 10.0
+"""How often it is looked whether callers have vanished."""
 
 
 def actor_name(pool: str, shard: int) -> str:
@@ -37,7 +37,7 @@ def actor_name(pool: str, shard: int) -> str:
 class RayInstance:
     """An actor as the scheduler sees it."""
 
-    def __init__(self, toolbox: Any, placement: Placement, scorers: dict[str, Scorer]):
+    def __init__(self, toolbox: Any, placement: Placement, scorers: dict[Service, Scorer]):
         self._scorers = scorers
         self.actor = (
             ray.remote(ToolInstance)
@@ -51,17 +51,13 @@ class RayInstance:
         self.specs, self.pid = await self._call(self.actor.describe.remote())
 
     async def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        first, payloads = jobs[0], [job.payload for job in jobs]
-        if first.service.startswith(SCORE):
-            call = self.actor.score.remote(first.service, self._scorers[first.service], payloads)
+        service, shape, payloads = jobs[0].service, jobs[0].shape, [job.payload for job in jobs]
+        if service.kind == "metrics":
+            call = self.actor.score.remote(service, self._scorers[service], payloads)
         else:
-            quantize = first.shape[-1]
-            call = self.actor.run.remote(first.service, payloads, quantize)
+            call = self.actor.run.remote(service.name, payloads, shape.quantize)
         # copies: a view would keep the whole batch in the object store for as long as one of its images is cached
-        return [
-            Outcome(None if value is None else value.copy(), error, seconds, False, 0 if value is None else value.nbytes)
-            for value, error, seconds in await self._call(call)
-        ]
+        return [each if each.value is None else each._replace(value=each.value.copy()) for each in await self._call(call)]
 
     async def _call(self, reference: ray.ObjectRef) -> Any:
         try:
@@ -73,21 +69,6 @@ class RayInstance:
 
     def kill(self) -> None:
         ray.kill(self.actor)
-
-
-class _Mail:
-    """Answers that wait for a caller."""
-
-    def __init__(self):
-        self.answers: list[tuple] = []
-        self.last: list[tuple] = []
-        self.number, self.open = 0, 0
-        self.arrived = asyncio.Event()
-
-    def put(self, ticket: int, done: asyncio.Future[Outcome]) -> None:
-        outcome = done.result()
-        self.answers.append((ticket, (outcome.value, outcome.error, outcome.seconds, outcome.cached)))
-        self.arrived.set()
 
 
 class Dispatcher:
@@ -104,17 +85,17 @@ class Dispatcher:
     def __init__(self, given: Sequence[PoolConfig | ray.ObjectRef], shard: int):
         [self._given], self.shard = given, shard
         self.config: PoolConfig | None = None
-        self._scorers: dict[str, Scorer] = {}
+        self._scorers: dict[Service, Scorer] = {}
         self._started: asyncio.Task | None = None
-        self._following: asyncio.Task | None = None
+        self._tending: list[asyncio.Task] = []
         self._specs: list = []
         self._names: list[str] = []
-        self._mail: dict[str, _Mail] = {}
+        self._mailboxes: dict[str, Mailbox] = {}
         self._scheduler: Scheduler | None = None
 
-    def _serves(self, placement: int, service: str) -> bool:
+    def _serves(self, placement: int, service: Service) -> bool:
         chosen = self.config.placements[placement]
-        return chosen.scores if service.startswith(SCORE) else chosen.holds(service)
+        return chosen.scores if service.kind == "metrics" else chosen.holds(service.name)
 
     def _launch(self, placement: Placement) -> RayInstance:
         return RayInstance(self.config.toolbox, placement, self._scorers)
@@ -134,7 +115,7 @@ class Dispatcher:
         own = replace(config, cache_bytes=config.cache_bytes // config.shards)
         self._scheduler = Scheduler(own, self._bounds(), self._serves, self._launch)
         await self._scheduler.start()
-        self._following = asyncio.ensure_future(self._follow_cluster())
+        self._tending = [asyncio.ensure_future(work()) for work in (self._follow_cluster, self._drop_the_vanished)]
         found = {spec.name: spec for instance in self._scheduler.instances() for spec in instance.specs}
         self._specs = [found[name] for name in self._names if name in found]
 
@@ -153,58 +134,76 @@ class Dispatcher:
             with contextlib.suppress(RayError):
                 self._scheduler.bounds = await asyncio.to_thread(self._bounds)
 
+    async def _drop_the_vanished(self) -> None:
+        while True:
+            await asyncio.sleep(min(VANISHED_LOOK_S, self.config.caller_timeout_s / 2))
+            for address, mailbox in list(self._mailboxes.items()):
+                if mailbox.silence_s() > self.config.caller_timeout_s:
+                    await self.release(address)
+
     async def info(self) -> dict[str, Any]:
         """The config, the specs of the tools in the toolbox's order, and the names of those whose weights are absent."""
         await self.ready()
         there = {spec.name for spec in self._specs}
         return {"config": self.config, "specs": self._specs, "absent": [name for name in self._names if name not in there]}
 
-    async def post(self, caller: str, jobs: Sequence[tuple], scorers: Mapping[str, Scorer]) -> None:
-        """Take jobs (ticket, service, shape, key, payload) on; :meth:`collect` gives their answers. Scorers are kept for the instances."""
+    # -- callers -------------------------------------------------------------------------------------------------------------------
+
+    async def post(self, address: str, works: Mapping[int, Work], scorers: Mapping[Service, Scorer]) -> None:
+        """Take works on, by the caller's tickets; :meth:`collect` gives their outcomes. Scorers are kept for the instances.
+
+        Args:
+            address: of the caller's connection; it names its mailbox here.
+            works: those whose tickets are here already, and not answered, are not begun again.
+            scorers: of metrics.
+        """
         await self.ready()
         for service, scorer in scorers.items():
             self._scorers.setdefault(service, scorer)
-        mail = self._mail.setdefault(caller, _Mail())
-        mail.open += len(jobs)
-        for ticket, *job in jobs:
-            self._scheduler.submit(Job(*job, caller)).add_done_callback(partial(mail.put, ticket))
+        mailbox = self._mailbox(address)
+        for ticket, work in works.items():
+            if mailbox.expect(ticket):
+                self._scheduler.submit(Job(**work._asdict(), caller=address)).add_done_callback(partial(mailbox.put, ticket))
 
-    async def collect(self, caller: str, received: int) -> tuple[int, list[tuple]]:
-        """The next delivery: its number, and (ticket, (value, error, seconds, cached)) of all jobs that were answered since the last.
+    async def collect(self, address: str, received: int) -> Delivery:
+        """The next delivery: all outcomes since the last.
 
         Waits until there is one, for a while; ``received`` is the number of the last that reached the caller, which is given again if one
-        was lost on the way. Number 0 says that nothing of the caller's is known here.
+        was lost on the way. :data:`tool_actors.pool.messages.UNKNOWN` if no job of the caller's is known here.
         """
         await self.ready()
-        mail = self._mail.setdefault(caller, _Mail())
-        if mail.number < received:
-            return 0, []  # the dispatcher that made that delivery is gone, and the caller's jobs with it
-        if mail.number > received:
-            return mail.number, mail.last
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(mail.arrived.wait(), COLLECT_S)
-        mail.arrived.clear()
-        mail.last, mail.answers = mail.answers, []
-        mail.number = received + 1
-        mail.open -= len(mail.last)
-        if not mail.open and not mail.last:
-            self._mail.pop(caller, None)
-            return 0, []
-        return mail.number, mail.last
+        mailbox = self._mailbox(address)
+        delivery = await mailbox.collect(received)
+        if not mailbox.due and self._mailboxes.get(address) is mailbox:
+            await self.release(address)
+        return delivery
+
+    async def release(self, address: str) -> None:
+        """Drop whatever is kept for a connection; answers to what is under way go nowhere."""
+        if mailbox := self._mailboxes.pop(address, None):
+            mailbox.close()
+
+    def _mailbox(self, address: str) -> Mailbox:
+        if address not in self._mailboxes:
+            self._mailboxes[address] = Mailbox()
+        return self._mailboxes[address]
 
     async def status(self) -> dict[str, Any]:
-        """Counters, see :meth:`Scheduler.status`."""
+        """Counters, see :meth:`Scheduler.status`; and of callers, their number, their mailboxes and the bytes of answers in these."""
         await self.ready()
-        pids = [instance.pid for instance in self._scheduler.instances()]
-        callers = sum(mail.open > 0 for mail in self._mail.values())
+        mailboxes = self._mailboxes.values()
         return {
             **self._scheduler.status(),
-            "callers": callers,
-            "pids": pids,
+            "callers": sum(mailbox.due for mailbox in mailboxes),
+            "mailboxes": len(mailboxes),
+            "kept_bytes": sum(mailbox.kept_bytes for mailbox in mailboxes),
+            "pids": [instance.pid for instance in self._scheduler.instances()],
             "dispatcher_pids": [os.getpid()],
         }
 
     async def stop(self) -> None:
+        for task in self._tending:
+            task.cancel()
         if self._scheduler is not None:
             self._scheduler.stop()
 

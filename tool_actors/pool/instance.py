@@ -12,11 +12,9 @@ import numpy as np
 from tool_actors.errors import ToolFailure
 from tool_actors.executor import Quantize, Scorer, run_tool
 from tool_actors.pool.config import Placement
+from tool_actors.pool.messages import Outcome, Pair, Service
 from tool_actors.threads import limit_threads
 from tool_actors.toolboxes import load_toolbox
-
-Answer = tuple[Any, Exception | None, float]
-"""Pixels or metric vector, error, seconds."""
 
 
 class ToolInstance:
@@ -31,7 +29,7 @@ class ToolInstance:
         limit_threads(max(1, int(placement.num_cpus)))
         self.toolbox = load_toolbox(toolbox, placement.holds)
         self.device = placement.device
-        self._scorers: dict[str, Scorer] = {}
+        self._scorers: dict[Service, Scorer] = {}
         # what a tool's first call loads and allocates is not for a caller to wait for
         blank = [np.zeros((32, 32, 3), np.uint8)]
         for tool in self.toolbox:
@@ -42,15 +40,15 @@ class ToolInstance:
         """The specs of the tools that are there, and this process."""
         return [tool.spec for tool in self.toolbox], os.getpid()
 
-    def run(self, tool: str, images: Sequence[np.ndarray], quantize: Quantize) -> list[Answer]:
+    def run(self, tool: str, images: Sequence[np.ndarray], quantize: Quantize) -> list[Outcome]:
         """One tool on images of one shape."""
         start = time.perf_counter()
         outputs = run_tool(self.toolbox[tool], list(images), quantize, self.device)
         share = (time.perf_counter() - start) / len(images)
-        return [(None, output, share) if isinstance(output, ToolFailure) else (output, None, share) for output in outputs]
+        return [_failed(each, share) if isinstance(each, ToolFailure) else _done(each, share) for each in outputs]
 
-    def score(self, service: str, scorer: Scorer, pairs: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> list[Answer]:
-        """Metric vectors of (image, reference) pairs of one shape."""
+    def score(self, service: Service, scorer: Scorer, pairs: Sequence[Pair]) -> list[Outcome]:
+        """Metric vectors of pairs of one shape."""
         if service not in self._scorers:
             # the first one stays, with the metrics' weights that it loads
             scorer.device = self.device
@@ -60,7 +58,15 @@ class ToolInstance:
             vectors = self._scorers[service].score(*zip(*pairs, strict=True))
         except Exception as error:
             if len(pairs) == 1:
-                return [(None, error, time.perf_counter() - start)]
-            return [answer for pair in pairs for answer in self.score(service, scorer, [pair])]
+                return [_failed(error, time.perf_counter() - start)]
+            return [outcome for pair in pairs for outcome in self.score(service, scorer, [pair])]
         share = (time.perf_counter() - start) / len(pairs)
-        return [(vector, None, share) for vector in vectors]
+        return [_done(vector, share) for vector in vectors]
+
+
+def _done(value: np.ndarray, seconds: float) -> Outcome:
+    return Outcome(value, seconds=seconds, size=value.nbytes)
+
+
+def _failed(error: Exception, seconds: float) -> Outcome:
+    return Outcome(error=error, seconds=seconds)

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError
 from tool_actors.pool.config import Placement, PoolConfig
+from tool_actors.pool.messages import Outcome, Service
 
 TICK_S = 0.25
 """How often the number of instances is looked at."""
@@ -42,27 +43,11 @@ class PoolFailure(IrEnvError):
     """The pool could not have a request executed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The answer to a job."""
-
-    value: Any = None
-    error: Exception | None = None
-    """The tool's failure, or a :class:`PoolFailure`."""
-    seconds: float = 0.0
-    """Running time of this job: its share of its batch."""
-    cached: bool = False
-    """True if nothing ran for it: its result was in the cache, or made for an identical job."""
-    size: int = 0
-    """Bytes that keeping the value costs; 0: it is not to be kept."""
-
-
 @dataclass(slots=True, eq=False)
 class Job:
     """One request on its way."""
 
-    service: str
-    """A tool, or a metric suite."""
+    service: Service
     shape: Hashable
     """Jobs of one service and one shape may run as one batch."""
     key: Hashable | None
@@ -138,12 +123,12 @@ class Scheduler:
         self,
         config: PoolConfig,
         bounds: Sequence[tuple[int, int]],
-        serves: Callable[[int, str], bool],
+        serves: Callable[[int, Service], bool],
         launch: Callable[[Placement], Instance],
     ):
         self.config, self.bounds, self.serves, self.launch = config, list(bounds), serves, launch
         self.cache = ByteLRU(config.cache_bytes)
-        self.stats: dict[str, ServiceStats] = {}
+        self.stats: dict[Service, ServiceStats] = {}
         self.lost = 0
         """Instances that died or hung."""
         self.started_at = 0.0
@@ -200,7 +185,7 @@ class Scheduler:
             hit = self.cache.get(job.key)
             if hit is not None:
                 stats.hits += 1
-                future.set_result(Outcome(hit[0], None, hit[1], True))
+                future.set_result(hit)
                 return future
             twin = self._flying.get(job.key)
             if twin is not None:
@@ -289,7 +274,7 @@ class Scheduler:
                 job.attempts += begun
                 if job.attempts >= self.config.attempts:
                     stats.failures += 1
-                    text = f"tool {job.service!r}: {job.attempts} instances in a row ended while they ran it; the last {cause}"
+                    text = f"{job.service}: {job.attempts} instances in a row ended while they ran it; the last {cause}"
                     self._finish(job, Outcome(error=PoolFailure(text)))
                 else:
                     stats.retries += 1
@@ -309,8 +294,8 @@ class Scheduler:
                 stats.busy_s += outcome.seconds
                 stats.failures += outcome.error is not None
                 if job.key is not None and outcome.size:
-                    self.cache.put(job.key, (outcome.value, outcome.seconds), outcome.size)
-                self._finish(job, outcome)
+                    self.cache.put(job.key, outcome._replace(cached=True), outcome.size)
+                self._finish(job, outcome._replace(batch=len(jobs)))
         self._admit()
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
@@ -320,7 +305,7 @@ class Scheduler:
     def _answer(self, job: Job, outcome: Outcome) -> None:
         if job.key is not None:
             self._flying.pop(job.key, None)
-        joined = Outcome(outcome.value, outcome.error, outcome.seconds, cached=outcome.error is None)
+        joined = outcome._replace(cached=outcome.error is None, batch=0)
         for position, future in enumerate(job.waiting):
             if not future.done():
                 future.set_result(outcome if position == 0 else joined)
@@ -375,7 +360,7 @@ class Scheduler:
             for job in self._queues.pop(name):
                 self._queued -= 1
                 self._stats(job.service).failures += 1
-                self._finish(job, Outcome(error=PoolFailure(f"tool {job.service!r}: no instance starts: {cause}")))
+                self._finish(job, Outcome(error=PoolFailure(f"{job.service}: no instance starts: {cause}")))
 
     async def _tend(self) -> None:
         """Keep the number of instances between its bounds, and near what the queue calls for."""
@@ -402,7 +387,7 @@ class Scheduler:
     # -- figures -------------------------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Counters per service and of the whole, as plain values."""
+        """Counters per :class:`tool_actors.pool.messages.Service` and of the whole, as plain values."""
         now = self._now()
         busy = self._gone_busy_s + sum(slot.busy_s + (now - slot.since if slot.batches else 0.0) for slot in self._slots)
         return {
@@ -420,7 +405,7 @@ class Scheduler:
             "seconds": now - self.started_at,
         }
 
-    def _stats(self, service: str) -> ServiceStats:
+    def _stats(self, service: Service) -> ServiceStats:
         if service not in self.stats:
             self.stats[service] = ServiceStats()
         return self.stats[service]
