@@ -65,8 +65,8 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
     Terminates on stop, or when a tool fails (``info["error"]``); truncates after ``max_steps`` actions.
 
     ## Information
-    ``metrics`` (one float per metric, in its own orientation), ``sample``, ``combo``, ``group``, ``tool`` (of this step; "" at reset),
-    ``tool_seconds``, ``invalid``, ``error``.
+    ``metrics`` (one float per metric, in its own orientation), ``undefined`` (how many of them had no value and stand at their worst),
+    ``sample``, ``combo``, ``group``, ``tool`` (of this step; "" at reset), ``tool_seconds``, ``invalid``, ``error``.
 
     ## Arguments
     Those of :class:`ir_env.process.RestorationProcess` (dataset, toolbox, metrics, reward, max_steps, ...) and:

@@ -44,6 +44,8 @@ class Episode:
     """Metric vector (K,) of each state, in the metrics' own orientation."""
     mask: np.ndarray
     """int8 (n,): which actions are allowed now."""
+    undefined: int = 0
+    """Metrics that have no value on the current image, and count as their worst in :attr:`scores`."""
     history: list[int] = field(default_factory=list)
     """Indices of the actions taken, forbidden and malformed ones too."""
     applied: list[int] = field(default_factory=list)

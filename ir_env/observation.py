@@ -55,6 +55,7 @@ def inform(episode: Episode, metrics: Sequence[str], outcome: Outcome = RESET, g
         "metrics": dict(zip(metrics, map(float, episode.scores[-1]), strict=True)),
         "sample": episode.sample,
         "combo": episode.combo,
+        "undefined": episode.undefined,
         "group": int(group),
         "tool": outcome.tool,
         "tool_seconds": outcome.seconds,

@@ -76,7 +76,7 @@ class RestorationProcess:
         self.reward = make_reward(reward, self.suite.names, reward_weights)
         self.max_steps, self.step_cost = max_steps, step_cost
         self.invalid_reward, self.malformed_reward = invalid_reward, malformed_reward
-        self._judges: dict[str, MetricSuite] = {}
+        self._judges: dict[tuple[str, ...], MetricSuite] = {}
 
     # -- starting ------------------------------------------------------------------------------------------------------------------
 
@@ -98,9 +98,9 @@ class RestorationProcess:
             if id(degraded) not in made:
                 made[id(degraded)] = ImageState.from_pixels(degraded, self.executor.quantize)
             states.append(made[id(degraded)])
-        scores = self.score(states, [reference for *_, reference in starts])
+        scores = self.executor.score(self.suite, states, [reference for *_, reference in starts])
         return [
-            Episode(name, combo, reference, [state], [score], self.actions.mask(state.shape[:2], ()))
+            Episode(name, combo, reference, [state], [self.suite.defined(score)], self.actions.mask(state.shape[:2], ()), without(score))
             for (name, combo, _, reference), state, score in zip(starts, states, scores, strict=True)
         ]
 
@@ -124,7 +124,8 @@ class RestorationProcess:
         runs = [i for i, action in enumerate(actions) if valid[i] and action != self.actions.stop]
         results = dict(zip(runs, self._run([(episodes[i], actions[i]) for i in runs]), strict=True))
         moved = [i for i in runs if results[i].error is None]
-        scores = dict(zip(moved, self.score([results[i].state for i in moved], [episodes[i].reference for i in moved]), strict=True))
+        vectors = self.executor.score(self.suite, [results[i].state for i in moved], [episodes[i].reference for i in moved])
+        scores = dict(zip(moved, vectors, strict=True))
 
         outcomes = []
         for i, (episode, action) in enumerate(zip(episodes, actions, strict=True)):
@@ -138,7 +139,8 @@ class RestorationProcess:
             if i in scores:
                 episode.states.append(results[i].state)
                 episode.applied.append(action)
-                episode.scores.append(scores[i])
+                episode.scores.append(self.suite.defined(scores[i]))
+                episode.undefined = without(scores[i])
                 episode.mask = self.actions.mask(episode.state.shape[:2], episode.history)
                 episode.tried = {}
             episode.truncated = not episode.terminated and len(episode.history) >= self.max_steps
@@ -185,40 +187,27 @@ class RestorationProcess:
 
     # -- scoring -------------------------------------------------------------------------------------------------------------------
 
-    def score(self, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-        """Metric vectors of states; a state that was scored before is looked up, and identical ones are scored once.
-
-        All are finite: a metric without a value counts as its worst (:meth:`ir_env.metrics.MetricSuite.defined`).
-        """
-        return [self.suite.defined(vector) for vector in self.executor.score(self.suite, states, references)]
-
     def judge(self, states: Sequence[ImageState], metrics: Sequence[str] = NO_REFERENCE_METRICS) -> list[dict[str, float | None]]:
-        """Scores of images by metrics that need no reference, whatever the suite; None where an image is too small or too flat for one.
+        """Scores of images by metrics that need no reference, whatever the suite; None where one has no value.
 
         Raises:
             IrEnvError: a metric is unknown, or compares with a reference.
         """
-        told: list[dict[str, float | None]] = [{} for _ in states]
-        for name in metrics:
-            if name not in self._judges:
-                self._judges[name] = MetricSuite([name], self.suite.device)
-            suite = self._judges[name]
+        key = tuple(metrics)
+        if key not in self._judges:
+            suite = MetricSuite(key, self.suite.device)
             if suite.needs_reference:
+                compare = [metric.name for metric in suite.metrics if metric.needs_reference]
                 raise MetricError(
-                    f"metric {name!r} compares with a clean image: only the oracle may; judge by {', '.join(NO_REFERENCE_METRICS)}"
+                    f"{', '.join(compare)} compare with a clean image: only the oracle may; judge by {', '.join(NO_REFERENCE_METRICS)}"
                 )
-            for scores, value in zip(told, self._score_each(suite, states), strict=True):
-                scores[name] = None if value is None or not np.isfinite(value) else float(value)
-        return told
-
-    def _score_each(self, suite: MetricSuite, states: Sequence[ImageState]) -> list[float | None]:
-        """Scores by the one metric of a suite, in one batch where no image is too small for it."""
-        try:
-            return [vector[0] for vector in self.executor.score(suite, states, [None] * len(states))]
-        except MetricError:
-            if len(states) == 1:
-                return [None]
-        return [value for state in states for value in self._score_each(suite, [state])]
+            self._judges[key] = suite
+        suite = self._judges[key]
+        vectors = self.executor.score(suite, states, [None] * len(states))
+        return [
+            {name: float(value) if np.isfinite(value) else None for name, value in zip(suite.names, vector, strict=True)}
+            for vector in vectors
+        ]
 
     def gain(self, episode: Episode) -> float:
         """What an episode has gained: the quality of its last image less that of its first, whenever the reward gives it; its total
@@ -240,6 +229,11 @@ class RestorationProcess:
             return [outcome.reward for outcome in outcomes]
         before = self.gain(episode)
         return [self.gain(trial) - before for trial in trials]
+
+
+def without(scores: np.ndarray) -> int:
+    """Of how many metrics a vector has no value."""
+    return int(np.isnan(scores).sum())
 
 
 def _size(result: Result) -> int:

@@ -17,9 +17,9 @@ MAX_LEARNER_THREADS = 8
 
 class RestorationCallbacks(RLlibCallback):
     """Logs under ``env_runners/``: ``quality/<metric>`` (of the last image), ``gain/<metric>`` (last less first), ``tools_per_image``,
-    ``stopped`` (share of episodes that the policy ended itself), ``invalid`` (share of forbidden actions), ``tool_failures``; and writes a
-    strip of held-out restorations to TensorBoard every ``picture_every`` iterations. Counters of the tool pool, if there is one, stand
-    under ``pool/``.
+    ``stopped`` (share of episodes that the policy ended itself), ``invalid`` (share of forbidden actions), ``tool_failures``,
+    ``undefined_scores`` (metrics without a value, counted as their worst); and writes a strip of held-out restorations to TensorBoard every
+    ``picture_every`` iterations. Counters of the tool pool, if there is one, stand under ``pool/``.
     """
 
     picture_every = 10
@@ -45,6 +45,7 @@ class RestorationCallbacks(RLlibCallback):
         log("tools_per_image", len(steps) - invalid - stopped, window=WINDOW)
         log("stopped", float(stopped), window=WINDOW)
         log("invalid", invalid / len(steps), window=WINDOW)
+        log("undefined_scores", sum(int(info["undefined"]) for info in infos), reduce="sum")
         log("tool_failures", sum(bool(info["error"]) for info in steps), reduce="sum")
 
     def on_train_result(self, *, algorithm, result, **kwargs):
