@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     if done:
         columns = {"distinct": "distinct", "order": "order_pairs", "tool": "tool_pairs", "entropy": "mean_entropy"}
         shares = {title: lambda row, name=name: f"{row.more['diversity'][name]:.2f}" for title, name in columns.items()}
-        Console().print(beside_one_another(done, options.base / "demos").render(more=shares))
+        Console().print(beside_one_another(done, options.base / "demos").render(f"{options.images} held-out images", shares))
 
 
 def beside_one_another(done: Mapping[str, dict[str, Any]], demos: Path) -> Table:
