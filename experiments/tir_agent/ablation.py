@@ -44,12 +44,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.tir_agent.__main__ import NANO_EXPERIMENT
+
+if TYPE_CHECKING:
+    from ir_env.evaluation import Table
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,6 @@ def main(arguments: list[str] | None = None) -> None:
     from ray import tune
     from rich.console import Console
 
-    from experiments.tir_agent.demos import load_demonstrations
-    from experiments.tir_agent.held_out import table_of
-    from ir_env.evaluation import Row as Measured
     from ir_env.evaluation import save_json
     from tool_actors.errors import UnknownNameError
 
@@ -133,15 +133,23 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{(result.config or {}).get('row')}: failed ({cause}); the same command tries it again")
     done = {name: json.loads(place.read_text()) for name in ROWS if (place := options.out / folder_of(name) / "result.json").is_file()}
     save_json(done, options.out / "table.json")
-    columns = {"distinct": "distinct", "order": "order_pairs", "tool": "tool_pairs", "entropy": "mean_entropy"}
-    shares = {title: lambda row, name=name: f"{row.more['diversity'][name]:.2f}" for title, name in columns.items()}
-    measured = [Measured.of(row) for row in done.values()]
-    if measured:
-        heldout = load_demonstrations(options.base / "demos")[0]["heldout"]
-        table = table_of(measured, heldout.select(range(measured[0].images)))
-        ours = [row.policy for row in measured if row.policy == "TIR-Agent"]
-        table.differences.extend(table.difference(name, row.policy) for name in ours for row in measured if row.policy != name)
-        Console().print(table.render(more=shares))
+    if done:
+        columns = {"distinct": "distinct", "order": "order_pairs", "tool": "tool_pairs", "entropy": "mean_entropy"}
+        shares = {title: lambda row, name=name: f"{row.more['diversity'][name]:.2f}" for title, name in columns.items()}
+        Console().print(beside_one_another(done, options.base / "demos").render(f"{options.images} held-out images", shares))
+
+
+def beside_one_another(done: Mapping[str, dict[str, Any]], demos: Path) -> Table:
+    """The rows that are done as a table; TIR-Agent is compared with each of the others."""
+    from experiments.tir_agent.demos import load_demonstrations
+    from experiments.tir_agent.held_out import table_of
+    from ir_env.evaluation import Row as Measured
+
+    rows = [Measured.of({**told, "policy": name}) for name, told in done.items()]
+    table = table_of(rows, load_demonstrations(demos)[0]["heldout"].select(range(rows[0].images)))
+    if "TIR-Agent" in done:
+        table.differences.extend(table.difference("TIR-Agent", name) for name in done if name != "TIR-Agent")
+    return table
 
 
 def folder_of(row: str) -> str:

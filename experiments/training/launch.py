@@ -165,7 +165,7 @@ def closing_table(
             status.update(f"evaluating: {what}, {done} of {total}")
 
         table = compare(planner.env_config, planners, samples, combos, pairs=pairs, progress=progress)
-    console.print(table.render())
+    console.print(table.render(f"{samples} held-out images"))
     if folder is not None:
         table.save(folder / "heldout.json")
 

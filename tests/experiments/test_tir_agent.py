@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from experiments.tir_agent import __main__ as tir_agent
+from experiments.tir_agent import ablation, qwen3vl_8b, sft
 from experiments.tir_agent import demos as demonstrating
-from experiments.tir_agent import qwen3vl_8b, sft
 from experiments.tir_agent.demos import load_demonstrations
 from experiments.tir_agent.gpu_memory import Sizes, on_meta, training_bytes
+from experiments.tir_agent.held_out import evaluate_demonstrator, evaluate_traversal
 from experiments.tir_agent.sft import Collator, replay
 from ir_env.actions import ActionTable
 from ir_env.images import save_image
@@ -153,6 +154,23 @@ def test_fine_tuning_reports_what_it_reached(demos, tuned):
     assert edp["after"]["trajectories"] > edp["before"]["trajectories"] == 60
     assert sum(edp["after"]["tools"]["denoise"].values()) == pytest.approx(1)
     assert VLMPlanner.load(folder / "policy").toolbox == TOOLS and list((folder / "tensorboard").iterdir())
+
+
+def test_rows_of_the_ablation_stand_beside_one_another(demos, tuned):
+    report = json.loads((tuned[0] / "report.json").read_text())
+    table = ablation.beside_one_another({"vanilla": report["demonstrator"], "TIR-Agent": report}, demos)
+    assert [row.policy for row in table.rows] == ["vanilla", "TIR-Agent"] and len(table.photographs) == 4
+    [difference] = table.differences
+    assert difference.mean == pytest.approx(report["reward"] - report["demonstrator"]["reward"])
+    assert table.row("TIR-Agent").more["diversity"] == report["diversity"] and table.render().row_count == 2
+
+
+def test_the_demonstrator_is_measured_as_it_can_be_deployed(demos):
+    splits, made_with = load_demonstrations(demos)
+    row = evaluate_traversal("deployed", splits["heldout"], made_with)
+    assert row.images == 8 and row.executions >= row.tools and set(row.metrics) == {"psnry", "ssim", "gmsd"}
+    oracle = evaluate_demonstrator("oracle", splits["heldout"], made_with)
+    assert oracle.gain > row.gain and oracle.executions == np.mean(splits["heldout"]["executions"])
 
 
 def test_an_interrupted_run_ends_the_same(demos, tuned, tmp_path):
