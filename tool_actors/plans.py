@@ -100,8 +100,9 @@ def iter_plans(executor: Executor, jobs: Sequence[Job], at_once: int | None = No
         new = [prefix for prefix in level if prefix not in kept]
         for prefix in [prefix for prefix in level if prefix in kept]:
             yield from deliver(prefix, kept[prefix], step, level[prefix])
-        for start in range(0, len(new), at_once or len(new)):
-            part = new[start : start + (at_once or len(new))]
+        size = at_once or len(new) or 1
+        for start in range(0, len(new), size):
+            part = new[start : start + size]
             requests = [Request(states[number], jobs[number][1][step]) for number in (level[prefix][0] for prefix in part)]
             results = executor.run(requests)
             del requests

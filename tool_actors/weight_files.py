@@ -26,6 +26,9 @@ __all__ = [
 VARIABLES = ("IR_ENV_WEIGHTS", "IR_ENV_ASSETS")
 """Environment variables with folders of weights, separated by the system's path separator."""
 
+PREFIXES = ("module.", "netG.")
+"""Of all names of tensors, where a network was saved from within another module."""
+
 
 class UnsupportedCheckpointError(IrEnvError):
     """A weight file that is broken, or is not of the network it is meant for."""
@@ -67,7 +70,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from a safetensors file, or from a torch file opened with ``weights_only=True``.
 
     A torch file may hold the state dict under a key, beside an optimizer's state or a lesser state dict: whatever spandrel unwraps
-    (``model_state_dict``, ``state_dict``, ``params_ema``, ``params``, ``model``, ``net``, in this order, or a single key of any name).
+    (``model_state_dict``, ``state_dict``, ``params_ema``, ``params``, ``model``, ``net``, in this order, or a single key of any name). Of
+    names, the :data:`PREFIXES` are taken off.
 
     Raises:
         UnsupportedCheckpointError: the file is truncated, holds anything but tensors, or holds NaN or infinity.
@@ -83,7 +87,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UnsupportedCheckpointError(f"{path}: not a readable weight file ({type(error).__name__}: {error})") from error
-    if isinstance(state, dict) and any(isinstance(value, dict) for value in state.values()):
+    wrapped = isinstance(state, dict) and any(isinstance(value, dict) or str(key).startswith(PREFIXES) for key, value in state.items())
+    if wrapped:
         # takes seconds to import
         from spandrel import canonicalize_state_dict
 
