@@ -59,7 +59,7 @@ Contender = Planner | Callable[[RestorationProcess, Sequence[Episode]], Planner]
 
 @dataclass(frozen=True)
 class Row:
-    """One policy over the images. None stands for what is not defined, as a metric of an image too small for it."""
+    """One policy over the images. None stands for what is not defined."""
 
     policy: str
     images: int

@@ -24,7 +24,7 @@ class Tried:
     image: np.ndarray
     """uint8 (H, W, 3); the image as it is if the action is stop, is forbidden, or fails."""
     scores: dict[str, float | None]
-    """By metric; None where the image is too small or too flat for it."""
+    """By metric; None where it has no value on the image."""
     error: str = ""
     """The tool's failure."""
 

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
+__all__ = ["ByteLRU"]
+
 
 class ByteLRU:
     """Keeps the most recently used values whose sizes add up to at most ``max_bytes``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = ["DuplicateToolError", "IrEnvError", "ToolFailure", "UnknownNameError", "UnknownToolError"]
+
 
 class IrEnvError(Exception):
     """Root of the project's own errors: the commands print its text without a traceback."""

@@ -17,6 +17,8 @@ from tool_actors.errors import IrEnvError
 from tool_actors.manifest import Checkpoint
 from tool_actors.weight_files import VARIABLES, file_sha256, weight_folders
 
+__all__ = ["FetchError", "default_folder", "fetch", "verify"]
+
 CHUNK = 1 << 20
 TIMEOUT = 30.0
 """Seconds that a server may keep silent."""

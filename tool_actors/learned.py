@@ -17,6 +17,8 @@ from tool_actors.tiling import tiled
 from tool_actors.toolbox import Deferred, Tool, ToolSpec, fingerprint
 from tool_actors.weight_files import find_weights, load_into
 
+__all__ = ["OVERLAP", "TILE", "LearnedTool", "Precision", "published", "weights_hash"]
+
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 TILE, OVERLAP = 1024, 96

@@ -8,6 +8,8 @@ from tool_actors.errors import IrEnvError
 from tool_actors.executor import Executor, LocalExecutor, Quantize
 from tool_actors.toolboxes import load_toolbox
 
+__all__ = ["make_executor"]
+
 
 def make_executor(executor: Executor | str | None, toolbox: Any, quantize: Quantize = "uint8", cache_bytes: int = 128 << 20) -> Executor:
     """An executor by name.

@@ -20,6 +20,8 @@ from pathlib import Path
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.tasks import TASK_OF
 
+__all__ = ["FOLDER", "Checkpoint", "parse_entry", "read_manifest"]
+
 FOLDER = Path(__file__).parent / "manifests"
 
 

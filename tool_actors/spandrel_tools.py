@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from tool_actors.learned import OVERLAP, TILE, LearnedTool, Precision
 from tool_actors.weight_files import UnsupportedCheckpointError, read_state
 
+__all__ = ["recognise"]
+
 UNTILED = 4096
 """For networks that use the image as a whole, for which tiles are a last resort."""
 
@@ -29,9 +31,12 @@ def recognise(path: Path, name: str, task: str, note: str = "") -> LearnedTool:
     Raises:
         UnsupportedCheckpointError: broken, of no known architecture, or not from RGB to RGB (or grey to grey).
     """
+    from spandrel import canonicalize_state_dict
+
     from tool_actors.published import xrestormer
 
-    state = read_state(path)
+    # without the prefixes that training leaves, for X-Restormer, too
+    state = canonicalize_state_dict(read_state(path))
     network: nn.Module
     if xrestormer.is_xrestormer(state):
         network = _load(path, lambda: xrestormer.from_state(state, scale=4 if task == "super_resolve" else 1))
@@ -85,7 +90,7 @@ class _Recognised(nn.Module):
 
 def _describe(state: dict[str, Tensor]):
     """spandrel's descriptor of a state dict; raises ValueError that says what to do about one that it does not know."""
-    from spandrel import MAIN_REGISTRY, ArchRegistry, ImageModelDescriptor, UnsupportedModelError, canonicalize_state_dict
+    from spandrel import MAIN_REGISTRY, ArchRegistry, ImageModelDescriptor, UnsupportedModelError
 
     registry = ArchRegistry()
     registry.add(*MAIN_REGISTRY)
@@ -97,7 +102,7 @@ def _describe(state: dict[str, Tensor]):
         registry.add(*EXTRA_REGISTRY)
         hint = "Convert it, or write a Tool of your own."
     try:
-        found = registry.load(canonicalize_state_dict(state))
+        found = registry.load(state)
     except UnsupportedModelError:
         raise ValueError(f"no architecture that spandrel knows has these tensors. {hint}") from None
     if not isinstance(found, ImageModelDescriptor):

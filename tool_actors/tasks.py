@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["DEGRADATIONS", "TASKS", "TASK_OF"]
+
 TASK_OF = {
     "noise": "denoise",
     "motion_blur": "motion_deblur",

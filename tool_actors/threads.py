@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["limit_threads"]
+
 
 def limit_threads(count: int) -> None:
     """Let OpenCV and torch use ``count`` threads in this process.

@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+__all__ = ["tiled"]
+
 
 def tiled(network: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: int, scale: int = 1, multiple: int = 1) -> Tensor:
     """Apply a network tile by tile.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tool_actors.manifest import Checkpoint
 
+__all__ = ["Deferred", "Tool", "ToolSpec", "Toolbox", "fingerprint"]
+
 
 @dataclass(frozen=True)
 class ToolSpec:
@@ -40,6 +42,9 @@ class ToolSpec:
     """False if the same input may give another output: such results are never cached or shared."""
     tile: int | None = None
     """Longest side, in input pixels, that it takes at once; longer images go through in overlapping tiles. None: no limit of its own."""
+    batch_invariant: bool = False
+    """True if the tool itself promises that what it returns for an image is the same, to the last bit, in whatever batch: for tools with a
+    high cost per call, such as another process's. Others get one image at a time on a CPU, which keeps that promise for them."""
     differentiable: bool = False
     """True if gradients flow from the output to the input (learned tools)."""
     description: str = ""
@@ -52,12 +57,23 @@ class ToolSpec:
             raise UnknownNameError("task", self.task, TASK_OF.values())
         if self.scale < 1:
             raise IrEnvError(f"tool {self.name!r}: scale must be at least 1, not {self.scale}")
-        if not self.name or "/" in self.name or self.name != self.name.strip():
-            raise IrEnvError(f"tool name {self.name!r} is not usable: write `family.variant`, without spaces or slashes")
+        # ":" separates a kind from a name wherever users write both, such as fixed:TOOL and pool:NAME
+        if not self.name or {"/", ":"} & set(self.name) or self.name != self.name.strip():
+            raise IrEnvError(f"tool name {self.name!r} is not usable: write `family.variant`, without spaces, slashes or colons")
 
 
 class Tool(ABC):
-    """One restorer of one task."""
+    """One restorer of one task.
+
+    What executors promise for deterministic tools, as :func:`tool_actors.executor.run_tool` keeps it:
+
+    * On one machine's CPU a result is the same to the last bit, whether its image is alone or in any batch, here or in a pool, since a tool
+      gets one image at a time.
+    * The number of threads changes nothing in the tools of the toolbox `default`. In a network with matrix products (attention, linear
+      layers) it may change the last bits, so that now and then a value is rounded to the next level.
+    * On another processor what a tool of the toolbox `default` makes of a state differs by at most one level.
+    * On a GPU, which takes whole batches and other precisions where a tool says so, results are near, and no more is promised.
+    """
 
     spec: ToolSpec
 

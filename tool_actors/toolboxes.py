@@ -19,6 +19,8 @@ from tool_actors.manifest import FOLDER, Checkpoint, parse_entry, read_manifest
 from tool_actors.toolbox import Deferred, Tool, Toolbox
 from tool_actors.weight_files import UnsupportedCheckpointError, WeightsMissing, find_weights
 
+__all__ = ["ENTRY_POINT_GROUP", "NAMED_TOOLBOXES", "checkpoints", "deferred", "entries", "load_toolbox", "names_of", "user_file"]
+
 ENTRY_POINT_GROUP = "ir_env.tools"
 Entry = str | Checkpoint | Tool | Deferred
 logger = logging.getLogger(__name__)

@@ -12,8 +12,22 @@ from tool_actors.errors import IrEnvError
 if TYPE_CHECKING:
     import torch
 
+__all__ = [
+    "VARIABLES",
+    "UnsupportedCheckpointError",
+    "WeightsMissing",
+    "file_sha256",
+    "find_weights",
+    "load_into",
+    "read_state",
+    "weight_folders",
+]
+
 VARIABLES = ("IR_ENV_WEIGHTS", "IR_ENV_ASSETS")
 """Environment variables with folders of weights, separated by the system's path separator."""
+
+PREFIXES = ("module.", "netG.")
+"""Of all names of tensors, where a network was saved from within another module."""
 
 
 class UnsupportedCheckpointError(IrEnvError):
@@ -55,6 +69,10 @@ def file_sha256(path: Path) -> str:
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from a safetensors file, or from a torch file opened with ``weights_only=True``.
 
+    A torch file may hold the state dict under a key, beside an optimizer's state or a lesser state dict: whatever spandrel unwraps
+    (``model_state_dict``, ``state_dict``, ``params_ema``, ``params``, ``model``, ``net``, in this order, or a single key of any name). Of
+    names, the :data:`PREFIXES` are taken off.
+
     Raises:
         UnsupportedCheckpointError: the file is truncated, holds anything but tensors, or holds NaN or infinity.
     """
@@ -67,14 +85,17 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            for key in ("params_ema", "params", "state_dict", "model"):
-                if isinstance(state, dict) and isinstance(state.get(key), dict):
-                    state = state[key]
-                    break
     except Exception as error:
         raise UnsupportedCheckpointError(f"{path}: not a readable weight file ({type(error).__name__}: {error})") from error
+    wrapped = isinstance(state, dict) and any(isinstance(value, dict) or str(key).startswith(PREFIXES) for key, value in state.items())
+    if wrapped:
+        # takes seconds to import
+        from spandrel import canonicalize_state_dict
+
+        state = canonicalize_state_dict(state)
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UnsupportedCheckpointError(f"{path}: holds no state dict of tensors")
+        found = f"keys {', '.join(map(str, list(state)[:5]))}" if isinstance(state, dict) and state else type(state).__name__
+        raise UnsupportedCheckpointError(f"{path}: holds no state dict of tensors ({found}); save the network's state_dict() alone")
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UnsupportedCheckpointError(f"{path}: {name} holds NaN or infinity; the file is damaged")

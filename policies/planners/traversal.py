@@ -18,7 +18,7 @@ SCHEDULE = ("denoise", "dejpeg", "defocus_deblur", "motion_deblur", "derain", "d
 THRESHOLD = 0.02
 """In units of the reward's quality, or of that of the judges: a fifth of a point of PIQE, which goes from 0 to 100."""
 JUDGES = {"niqe": 1.0, "piqe": 0.1}
-"""Weights of the metrics that judge results without the clean image, of those that need no download; a crop is too small for NIQE."""
+"""Weights of the metrics that judge results without the clean image, of those that need no download."""
 
 Perceive = Callable[[Observation], Collection[str]]
 """From what a planner sees to the tasks that the degraded image, ``observation.trajectory[0]``, needs."""
@@ -32,12 +32,13 @@ class TraversalPlanner(Planner):
 
     Where there is a clean image, quality is that of the reward: an oracle, which makes good demonstrations. Where there is none, or
     ``judges`` are given, it is a weighted sum of no-reference metrics, as the published systems judge (4KAgent by MUSIQ, CLIP-IQA and
-    MANIQA, whose weights must be downloaded). An image that is too small for all judges is enlarged by the first tool that does so.
+    MANIQA, whose weights must be downloaded); then a small image is enlarged by the best tool that does so whatever the gain, since its
+    scores are those of another picture.
 
     Args:
         perceive: which tasks an image needs; by default the encoder of the SimpleCall-style policy tells.
         threshold: least gain that is not rolled back.
-        judges: weights of no-reference metrics, oriented so that higher is better; those that an image does not allow are left out. By
+        judges: weights of no-reference metrics, oriented so that higher is better; those without a value on an image are left out. By
             default the clean image judges, and :data:`JUDGES` where there is none.
     """
 
@@ -57,12 +58,16 @@ class TraversalPlanner(Planner):
                 continue
             gains = np.nan_to_num(self._gains(observation, tools), nan=-math.inf, posinf=math.inf, neginf=-math.inf)
             best = int(np.argmax(gains))
-            if gains[best] >= self.threshold:
+            enlarges = task == "super_resolve" and not self._asks_oracle(observation) and gains[best] > -math.inf
+            if enlarges or gains[best] >= self.threshold:
                 return tools[best]
         return actions.stop
 
+    def _asks_oracle(self, observation: Observation) -> bool:
+        return observation.oracle is not None and self.judges is None
+
     def _gains(self, observation: Observation, tools: Sequence[int]) -> list[float]:
-        if observation.oracle is not None and self.judges is None:
+        if self._asks_oracle(observation):
             return observation.oracle(tools)
         weights = JUDGES if self.judges is None else self.judges
         now, *tried = observation.try_tools([observation.actions.stop, *tools], list(weights))
@@ -70,12 +75,11 @@ class TraversalPlanner(Planner):
 
 
 def gain_by(weights: Mapping[str, float], before: Tried, after: Tried) -> float:
-    """What a result gains by the metrics that score both it and the image before. Without any it is minus infinity, as where the tool
-    failed; but infinity if the image was too small to be judged, and is larger now."""
+    """What a result gains by the metrics that score both it and the image before; without any, as where the tool failed, minus
+    infinity."""
     known = [name for name in weights if before.scores[name] is not None and after.scores[name] is not None]
     if after.error or not known:
-        enlarged = not after.error and all(score is None for score in before.scores.values()) and after.image.size > before.image.size
-        return math.inf if enlarged else -math.inf
+        return -math.inf
     signs = {name: 1.0 if find_metric(name).higher_is_better else -1.0 for name in known}
     return sum(weights[name] * signs[name] * (after.scores[name] - before.scores[name]) for name in known)
 

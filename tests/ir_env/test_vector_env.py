@@ -20,7 +20,7 @@ def test_spaces_and_autoreset_mode_are_what_rllib_assumes():
     assert env.observation_space == batch_space(env.single_observation_space, 4)
     observation, infos = env.reset(seed=0)
     assert env.observation_space.contains(observation)
-    assert set(infos) == {"metrics", "sample", "combo", "group", "tool", "tool_seconds", "invalid", "error"}
+    assert set(infos) == {"metrics", "sample", "combo", "group", "tool", "tool_seconds", "invalid", "error", "undefined"}
     assert all(len(value) == 4 for key, value in infos.items() if key != "metrics")
 
 

@@ -1,15 +1,22 @@
 """Random small networks stand for real checkpoints: they load through the same path."""
 
+import json
 import os
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from spandrel import ModelLoader
 
 from tool_actors.errors import IrEnvError, UnknownToolError
+from tool_actors.executor import ImageState, LocalExecutor, Request
+from tool_actors.published.xrestormer import XRestormer
 from tool_actors.spandrel_tools import recognise
+from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import load_toolbox
 from tool_actors.weight_files import UnsupportedCheckpointError, WeightsMissing, file_sha256
 
@@ -49,9 +56,18 @@ def _restormer():
     return Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1, heads=[1, 1, 2, 2])
 
 
+def _compact(scale, channels=(3, 3)):
+    from spandrel.architectures.Compact import Compact
+
+    return Compact(num_in_ch=channels[0], num_out_ch=channels[1], num_feat=8, num_conv=2, upscale=scale)
+
+
 NETWORKS = {
     "swinir": (lambda: _swinir(1), 1),
     "swinir_x4": (lambda: _swinir(4), 4),
+    "swinir_x2": (lambda: _swinir(2), 2),
+    "swinir_x3": (lambda: _swinir(3), 3),
+    "compact_x8": (lambda: _compact(8), 8),
     "nafnet": (_nafnet, 1),
     "hat": (_hat, 4),
     "restormer": (_restormer, 1),
@@ -78,6 +94,55 @@ def test_a_random_network_becomes_a_tool(family, wrapping, tmp_path):
     assert images.grad.abs().sum() > 0, "co-training needs the gradient"
     assert tool(torch.rand(1, 3, 13, 7)).shape == (1, 3, 13 * scale, 7 * scale)
     assert tool.spec.fingerprint == recognise(path, "other.name", tool.spec.task).spec.fingerprint
+
+
+CASES = {
+    "params_ema": lambda state, worse: {"params": worse, "params_ema": state},
+    "model_state_dict": lambda state, worse: {"model_state_dict": state, "optimizer_state_dict": {}},
+    "net": lambda state, worse: {"net": state},
+    "state_dict.params": lambda state, worse: {"state_dict": {"params": state}},
+    "module": lambda state, worse: {f"module.{name}": value for name, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("scale", [2, 3, 8])
+@pytest.mark.parametrize("wrap", CASES.values(), ids=CASES)
+def test_what_spandrel_loads_becomes_a_tool_of_any_scale_that_runs(wrap, scale, tmp_path):
+    torch.manual_seed(0)
+    state = _compact(scale).state_dict()
+    torch.save(wrap(state, _compact(scale).state_dict()), tmp_path / "net.pth")
+    tool = recognise(tmp_path / "net.pth", "compact.test", "super_resolve")
+    image = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
+    [result] = LocalExecutor(Toolbox([tool])).run([Request(ImageState.from_pixels(image), "compact.test")])
+    assert result.state.shape == (21 * scale, 30 * scale, 3)
+    with torch.inference_mode():
+        images = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+        expected = ModelLoader().load_from_file(tmp_path / "net.pth")(images)
+    assert np.abs(result.state.pixels / 255 - expected.clamp(0, 1)[0].permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-5
+
+
+def test_a_grey_network_takes_each_channel_by_itself(tmp_path):
+    torch.manual_seed(0)
+    network = _compact(2, channels=(1, 1)).eval()
+    torch.save({"params": network.state_dict()}, tmp_path / "grey.pth")
+    tool = recognise(tmp_path / "grey.pth", "grey.test", "super_resolve")
+    images = torch.rand(2, 3, 12, 16)
+    with torch.inference_mode():
+        expected = torch.cat([network(images[:, channel : channel + 1]) for channel in range(3)], dim=1)
+        torch.testing.assert_close(tool(images), expected, atol=1e-5, rtol=0)
+
+
+def test_a_network_of_other_channels_is_refused_by_name(tmp_path):
+    torch.save(_compact(2, channels=(4, 4)).state_dict(), tmp_path / "alpha.pth")
+    with pytest.raises(UnsupportedCheckpointError, match=r"alpha\.pth: maps 4 channels to 4"):
+        recognise(tmp_path / "alpha.pth", "some.tool", "super_resolve")
+
+
+def test_a_prefixed_xrestormer_is_recognised(tmp_path):
+    golden = json.loads((Path(__file__).parent / "published" / "xrestormer_golden.json").read_text())
+    network = XRestormer(**golden["small"][0]["arguments"])
+    torch.save({"params": {f"module.{name}": value for name, value in network.state_dict().items()}}, tmp_path / "x.pth")
+    assert recognise(tmp_path / "x.pth", "xrestormer.test", "denoise").spec.summary.startswith("X-Restormer")
 
 
 def test_the_fingerprint_follows_the_weights(tmp_path):

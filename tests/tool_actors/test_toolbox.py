@@ -36,6 +36,12 @@ def test_names_are_unique_and_unknown_ones_are_named():
         Invert(task="paint")
 
 
+@pytest.mark.parametrize("name", ["", "restormer/derain", " restormer.derain", "score:psnr", "pool:a.b"])
+def test_names_that_mean_something_else_are_refused(name):
+    with pytest.raises(IrEnvError, match="is not usable"):
+        Invert(name)
+
+
 def test_a_list_of_names_is_a_toolbox_in_that_order():
     toolbox = load_toolbox(["dcp.strong", "nlm.light"])
     assert toolbox.names == ["dcp.strong", "nlm.light"]

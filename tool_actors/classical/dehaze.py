@@ -24,8 +24,9 @@ def dark_channel_prior(image: np.ndarray, strength: float, window: int) -> np.nd
     patch = cv2.getStructuringElement(cv2.MORPH_RECT, (window, window))
     dark = cv2.erode(image.min(axis=2), patch)
     brightest = max(1, dark.size // 1000)
-    chosen = np.argpartition(dark.ravel(), -brightest)[-brightest:]
-    airlight = max(0.5, float(image.reshape(-1, 3)[chosen].mean()))
+    # with all that tie with the last one: which of them a partition puts first depends on the processor
+    threshold = np.partition(dark, dark.size - brightest, axis=None)[dark.size - brightest]
+    airlight = max(0.5, float(image[dark >= threshold].mean()))
     transmission = 1.0 - strength * cv2.erode(image.min(axis=2) / airlight, patch)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     transmission = np.clip(guided_filter(grey, transmission.astype(np.float32), 3 * window // 2, 1e-3), 0.15, 1.0)

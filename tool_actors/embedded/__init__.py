@@ -9,6 +9,8 @@ from tool_actors.tasks import TASKS
 from tool_actors.toolbox import Tool
 from tool_actors.weight_files import load_into
 
+__all__ = ["FOLDER", "embedded_tools", "load_embedded"]
+
 FOLDER = Path(__file__).parent / "weights"
 
 

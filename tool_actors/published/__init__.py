@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from tool_actors.toolbox import Deferred
 
+__all__ = ["published_tools", "rl_restore_tools"]
+
 
 def published_tools() -> list[Deferred]:
     """FFDNet, DnCNN, DMPHN, PReNet, PRN_r, AOD-Net, SCI, IAT and IMDN, in the order of the tasks."""
