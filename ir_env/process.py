@@ -18,6 +18,7 @@ from ir_env.rewards import Reward, Transition, make_reward
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Executor, ImageState, Quantize, Request, Result
 from tool_actors.make_executor import make_executor
+from tool_actors.plans import run_plans
 from tool_actors.toolbox import Toolbox
 
 __all__ = ["DEFAULT_MAX_STEPS", "PHOTO_LOW_RESOLUTION_BELOW", "RestorationProcess"]
@@ -154,6 +155,45 @@ class RestorationProcess:
             name = self.actions.name(action)
             outcomes.append(Outcome(reward, name, not valid[i], seconds, episode.terminated, episode.truncated, episode.error))
         return outcomes
+
+    def follow(self, episodes: Sequence[Episode], plans: Sequence[Sequence[int]]) -> list[Episode]:
+        """Take a plan in each episode and stop; returns other episodes, ended, and leaves the given ones as they are.
+
+        All plans run together, each common beginning once (:func:`tool_actors.plans.run_plans`). A tool that the mask forbids when its turn
+        comes is left out; a tool that fails, and ``max_steps``, end a plan early.
+
+        Args:
+            episodes: none ended; the same one may stand several times.
+            plans: per episode indices of actions, without stop.
+        """
+        own, allowed = [episode.fork() for episode in episodes], []
+        for episode, plan in zip(own, plans, strict=True):
+            for action in plan:
+                self._check_action(action)
+            allowed.append(self._allowed(episode, plan))
+        jobs = [(episode.state, [self.actions[action].tool for action in plan]) for episode, plan in zip(own, allowed, strict=True)]
+        results = run_plans(self.executor, jobs)
+        for step in range(max(map(len, allowed), default=0) + 1):
+            live = [i for i, episode in enumerate(own) if not episode.done]
+            actions = [allowed[i][step] if step < len(allowed[i]) else self.actions.stop for i in live]
+            for i, action in zip(live, actions, strict=True):
+                if action != self.actions.stop:
+                    own[i].tried = {action: results[i][step]}
+                    own[i].executions += 1
+            self.step([own[i] for i in live], actions)
+        return own
+
+    def _allowed(self, episode: Episode, plan: Sequence[int]) -> list[int]:
+        """The actions of a plan that the mask will allow."""
+        taken, size = list(episode.history), episode.state.shape[:2]
+        allowed = []
+        for action in plan:
+            if len(taken) < self.max_steps and self.actions.allows(action, self.actions.mask(size, taken)):
+                allowed.append(action)
+                taken.append(action)
+                scale = self.executor.toolbox[self.actions[action].tool].spec.scale
+                size = (size[0] * scale, size[1] * scale)
+        return allowed
 
     def try_tools(self, episode: Episode, actions: Sequence[int]) -> list[Result]:
         """Run tools on an episode's image without taking them, as one batch.

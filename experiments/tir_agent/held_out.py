@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from policies.vlm.edp import Trajectory
     from policies.vlm.planner import VLMPlanner
 
-METRICS = ("psnry", "ssim", "gmsd")
-"""Of the reward at nano scale, which are those of the tables."""
+METRICS = ("psnr", "psnry", "ssim_ycbcr", "gmsd", "piqe")
+"""Of the tables: those of the reward at nano scale, and PSNR-Y."""
 
 
 def make_process(made_with: dict[str, Any], **options: Any) -> RestorationProcess:
@@ -36,15 +36,6 @@ def begin(process: RestorationProcess, rows: Dataset, rollouts: int = 1) -> list
     return [episode.fork() for episode in started for _ in range(rollouts)]
 
 
-def replay(process: RestorationProcess, rows: Dataset, plans: Sequence[Sequence[str]]) -> list[Episode]:
-    """Run a plan, tools by name, on each image; as far as the process lets it."""
-    episodes = begin(process, rows)
-    for step in range(process.max_steps):
-        live = [(episode, plan) for episode, plan in zip(episodes, plans, strict=True) if not episode.done]
-        process.step([episode for episode, _ in live], [process.actions.index([*plan, "stop"][step]) for _, plan in live])
-    return episodes
-
-
 def evaluate(name: str, planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any]) -> Row:
     """A policy on held-out images, and how its answers were formed."""
     process = make_process(made_with)
@@ -56,7 +47,7 @@ def evaluate(name: str, planner: VLMPlanner, rows: Dataset, made_with: dict[str,
 def evaluate_demonstrator(name: str, rows: Dataset, made_with: dict[str, Any]) -> Row:
     """The demonstrations themselves, judged by the clean image; their executions are those that they took to make."""
     process = make_process(made_with, max_steps=len(max(rows["tools"], key=len)) + 1)
-    episodes = replay(process, rows, rows["tools"])
+    episodes = process.follow(begin(process, rows), [list(map(process.actions.index, tools)) for tools in rows["tools"]])
     for episode, executions in zip(episodes, rows["executions"], strict=True):
         episode.executions = executions
     return summarise(process, name, episodes)

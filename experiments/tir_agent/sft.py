@@ -178,18 +178,16 @@ def replay(job: dict[str, Any]) -> list[dict]:
     from PIL import Image
 
     from experiments.tir_agent.demos import load_demonstrations
-    from tool_actors.executor import ImageState, LocalExecutor, Request
+    from tool_actors.executor import ImageState, LocalExecutor
+    from tool_actors.plans import run_plans
     from tool_actors.toolboxes import load_toolbox
 
     rows = load_demonstrations(job["demos"])[0]["train"]
     executor = LocalExecutor(load_toolbox(job["toolbox"]))
     plans = [[tool for _, tool in trajectory] for _, trajectory in job["demonstrations"]]
-    chains = [[ImageState.from_pixels(np.asarray(rows[row]["degraded"]))] for row, _ in job["demonstrations"]]
-    for step in range(max(map(len, plans), default=0)):
-        going = [i for i, plan in enumerate(plans) if step < len(plan) and len(chains[i]) == step + 1]
-        for i, result in zip(going, executor.run([Request(chains[i][-1], plans[i][step]) for i in going]), strict=True):
-            if result.error is None:
-                chains[i].append(result.state)
+    starts = [ImageState.from_pixels(np.asarray(rows[row]["degraded"])) for row, _ in job["demonstrations"]]
+    ran = run_plans(executor, list(zip(starts, plans, strict=True)))
+    chains = [[start, *(result.state for result in results if result.error is None)] for start, results in zip(starts, ran, strict=True)]
     return [
         {"image": Image.fromarray(state.as_uint8()), "history": plan[:step], "answer": [*plan, "stop"][step]}
         for plan, chain in zip(plans, chains, strict=True)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,38 @@ def test_tools_are_tried_without_a_reference_counted_and_not_run_again(crop):
         observation.try_tools([9])
     with pytest.raises(IrEnvError, match="only the oracle"):
         observation.try_tools([0], ["psnr"])
+
+
+def test_plans_are_followed_with_each_beginning_once(photo):
+    process = RestorationProcess(toolbox=["tv.denoise", "gamma.brighten", "bicubic.x4"], metrics=["psnr"], max_steps=3, cache_bytes=0)
+    clean = np.ascontiguousarray(photo[:64, :64])
+    episode = process.start_image(clean[::4, ::4].copy(), clean)
+    plans = [plan for length in range(4) for plan in itertools.product(range(3), repeat=length)]
+    followed = process.follow([episode] * len(plans), plans)
+    assert not episode.history and all(each.done for each in followed)
+    for plan, each in zip(plans, followed, strict=True):
+        alone = episode.fork()
+        for action in plan:
+            if alone.mask[action] and not alone.done:
+                process.step([alone], [action])
+        if not alone.done:
+            process.step([alone], [process.actions.stop])
+        assert np.array_equal(each.state.pixels, alone.state.pixels) and each.applied == alone.applied
+        assert each.total_reward == pytest.approx(alone.total_reward) and each.executions == len(each.applied)
+    before = process.executor.stats.executions
+    process.follow([episode] * len(plans), plans)
+    beginnings = {tuple(each.applied[:length]) for each in followed for length in range(1, len(each.applied) + 1)}
+    assert process.executor.stats.executions - before == len(beginnings)
+
+
+def test_a_plan_ends_where_its_tool_fails(crop):
+    process = make(Toolbox([Drawing(), Failing()]))
+    episode = process.start_image(crop, crop)
+    failed, fine = process.follow([episode, episode], [[0, 1, 0], [0]])
+    assert "out of order" in failed.error and failed.applied == [0] and failed.history == [0, 1]
+    assert not fine.error and fine.history == [0, process.actions.stop]
+    with pytest.raises(IrEnvError, match="out of range"):
+        process.follow([episode], [[7]])
 
 
 def test_metrics_that_an_image_does_not_allow_are_none(photo):
