@@ -8,7 +8,7 @@ How to run
     python -m experiments.train_tools --photos FOLDER --recipe mine.json        # the fields of Recipe: name, task, combo, severity, ...
 
 Each tool learns from pairs of clean crops and crops degraded by its own recipe, with Adam under a cosine. The state is kept every few
-hundred steps in ``--work``, so the same command goes on where it stopped; another recipe, seed, number of steps or collection of photographs
+hundred steps in ``--work``, so the same command goes on where it stopped; another recipe, seed, number of steps or set of photographs
 begins anew. The result is ``<name>.safetensors`` in half precision and a card
 ``<name>.json``: network, recipe, photographs, seed, steps, seconds, and the PSNR gain on crops of photographs it never saw.
 

@@ -4,16 +4,15 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.cli.common import prepare_ray
-
-prepare_ray()  # before ray is imported anywhere
-os.environ["COLUMNS"] = "160"  # of the commands' tables
-
 import numpy as np
 import pytest
 
+from experiments.cli.common import prepare_ray
 from ir_env.datasets import BuiltinPhotos
 from tool_actors.threads import limit_threads
+
+prepare_ray()  # before a test imports ray
+os.environ["COLUMNS"] = "160"  # of the commands' tables
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,7 +37,14 @@ def ray_cluster():
     """A Ray of this machine alone; more CPUs on paper than there are, so that small actors fit side by side."""
     import ray
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    for attempt in range(3):
+        try:
+            ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            break
+        except Exception:  # Ray gives its processes half a minute, which is too little for a busy machine
+            ray.shutdown()
+            if attempt == 2:
+                raise
     yield ray
     ray.shutdown()
 

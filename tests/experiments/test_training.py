@@ -17,6 +17,7 @@ from rich.console import Console
 from experiments.training.experiment_file import ExperimentError, load_experiment
 from experiments.training.launch import run_folder, train
 from policies.loading import find_checkpoint, load_before_training, load_checkpoint
+from tool_actors.errors import IrEnvError
 
 
 def iterations(text):
@@ -176,25 +177,25 @@ def test_bad_experiments_and_checkpoints_are_named(small, command, tmp_path):
 
 
 def test_a_sweep_keeps_what_succeeded_and_names_what_failed(small, command, ray_cluster, tmp_path):
-    sweep = (*small, "--set=minibatch_size={grid_search: [16, 999, 32]}", "--storage=.", "--name=sweep", "--samples=4")
+    sweep = (*small, "--set=minibatch_size={grid_search: [16, 999]}", "--storage=.", "--name=sweep", "--samples=4")
     said = command("rllib", *sweep, "--stop=training_iteration=1", cwd=tmp_path)
     assert said.returncode == 2, said.stdout + said.stderr
-    assert "1 of 3 trials failed: minibatch_size=999: " in said.stderr and "--name sweep --resume" in said.stderr
-    lines = [line for line in said.stdout.splitlines() if iterations(line)]
-    assert sorted(line.partition(":")[0] for line in lines) == ["minibatch_size=16", "minibatch_size=32"], "progress tells the trial"
+    assert "1 of 2 trials failed: minibatch_size=999: " in said.stderr and "--name sweep --resume" in said.stderr
+    [line] = [line for line in said.stdout.splitlines() if iterations(line)]
+    assert line.startswith("minibatch_size=16: iteration "), "progress tells the trial"
     kept = json.loads((tmp_path / "sweep/sweep.json").read_text())
     told = [(trial["trial"], trial["iterations"], bool(trial["error"])) for trial in kept["trials"]]
-    assert told == [("minibatch_size=16", 1, False), ("minibatch_size=999", 0, True), ("minibatch_size=32", 1, False)]
+    assert told == [("minibatch_size=16", 1, False), ("minibatch_size=999", 0, True)]
     [table] = kept["tables"]
-    assert [row["policy"] for row in table["rows"][:3]] == ["minibatch_size=16", "minibatch_size=32", "nothing"]
-    for trial in (kept["trials"][0], kept["trials"][2]):
-        assert load_checkpoint(trial["checkpoint"]).env_config["max_steps"] == 2 and trial["folder"] in trial["checkpoint"]
+    assert [row["policy"] for row in table["rows"][:2]] == ["minibatch_size=16", "nothing"]
+    first = kept["trials"][0]
+    assert load_checkpoint(first["checkpoint"]).env_config["max_steps"] == 2 and first["folder"] in first["checkpoint"]
 
     again = ("--storage=.", "--name=sweep", "--resume", "--stop=training_iteration=2", "--samples=0")
     said = command("rllib", *small[:3], *again, cwd=tmp_path)
     assert said.returncode == 2 and "minibatch_size=999: " in said.stderr, "the failed one was tried again"
     kept = json.loads((tmp_path / "sweep/sweep.json").read_text())
-    assert [trial["iterations"] for trial in kept["trials"]] == [2, 0, 2] and kept["tables"] == []
+    assert [trial["iterations"] for trial in kept["trials"]] == [2, 0] and kept["tables"] == []
 
 
 def test_what_a_sweep_varies(small):
@@ -209,7 +210,7 @@ def test_what_a_sweep_varies(small):
     assert {(config.lr, len(config.env_config["toolbox"])) for config in experiment.variants.values()} == {
         (lr, tools) for lr in (1e-3, 1e-4) for tools in (1, 2)
     }
-    with pytest.raises(Exception, match="did you mean 'tv.denoise'"):
+    with pytest.raises(IrEnvError, match=r"did you mean 'tv\.denoise'"):
         load_experiment(small[2], [*settings, "env_config.toolbox={grid_search: [[tv.denoise], [tv.denois]]}"])
     alone = load_experiment(small[2], settings)
     assert list(alone.variants) == [""] and alone.variants[""] is alone.config
