@@ -10,7 +10,7 @@ annotation, since the degradations are ours: which degradations are left, and wh
 the reward (increment of PSNR / 9 + SSIM / 0.3 - PIQE / 50).
 
 The encoder is written in half precision, with a card of what it was trained on and what it reached on photographs it never saw. The states
-are kept in ``--work``, so an interrupted run goes on where it stopped.
+are kept in ``--work``, so an interrupted run goes on where it stopped; other settings, tools or photographs make others.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import nn
 
+from experiments.resumable import folder_for
 from experiments.train_tools import has_bfloat16_units
-from ir_env.datasets import SynthesisedDataset
+from ir_env.datasets import SynthesisedDataset, load_photos
 from ir_env.episode import Episode
 from ir_env.observation import view
 from ir_env.process import RestorationProcess
 from policies.simplecall.encoders import SmallCNN
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.threads import limit_threads
-from tool_actors.toolbox import fingerprint
 from tool_actors.toolboxes import load_toolbox
 
 CHUNK, STEPS = 48, 3
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count(), help="of the training")
-    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count(), help="that make examples")
+    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count(), help="that make examples; 1 makes them in this one")
     parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
     parser.add_argument("--out", type=Path, default=SmallCNN.WEIGHTS)
     options = parser.parse_args(arguments)
@@ -115,14 +115,28 @@ def make_examples(
     photos: str, split: str, size: int, tools: list[str | dict], states: int, seed: int, processes: int, work: Path
 ) -> Examples:
     """Images, uint8 (N, S, S, 3); which degradations are left, float32 (N, 8); gains, float32 (N, tools), NaN where forbidden."""
-    folder = work / f"{split}_{size}_{fingerprint(*COMBOS, *(tool.spec.fingerprint for tool in load_toolbox(tools)))}"
-    folder.mkdir(parents=True, exist_ok=True)
+    deciding = {
+        "photographs": load_photos(photos, split).listing(),
+        "tools": [tool.spec.fingerprint for tool in load_toolbox(tools)],
+        "combinations": COMBOS,
+        "metrics": METRICS,
+        "steps": STEPS,
+        "temperature": TEMPERATURE,
+        "size": size,
+        "seed": seed,
+    }
+    folder = folder_for(work, f"{split}_{size}", deciding)
+    sizes = {at: min(CHUNK, states - at) for at in range(0, states, CHUNK)}
     jobs = [
-        (photos, split, size, tools, combos, min(CHUNK, states - at), seed * 1_000_003 + at, folder / f"{seed}_{at}.npz")
-        for at, combos in zip(range(0, states, CHUNK), cycle(COMBOS), strict=False)
+        (photos, split, size, tools, combos, count, seed * 1_000_003 + at, folder / f"{at:06}_{count}.npz")
+        for (at, count), combos in zip(sizes.items(), cycle(COMBOS), strict=False)
     ]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        parts = list(track(pool.imap(_make_chunk, jobs), f"making {split} examples", total=len(jobs), transient=True))
+    what = {"description": f"making {split} examples", "total": len(jobs), "transient": True}
+    if processes == 1:
+        parts = list(track(map(_make_chunk, jobs), **what))
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            parts = list(track(pool.imap(_make_chunk, jobs), **what))
     return tuple(torch.from_numpy(np.concatenate(columns)) for columns in zip(*parts, strict=True))
 
 
@@ -135,7 +149,7 @@ def _make_chunk(job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if kept.is_file():
         with np.load(kept) as arrays:
             return arrays["images"], arrays["present"], arrays["gains"]
-    key = (photos, split, size, combos)
+    key = (photos, split, size, combos, json.dumps(tools))
     if key not in _processes:
         dataset = SynthesisedDataset(photos, split, crop_size=size, combos=combos)
         _processes[key] = RestorationProcess(dataset, tools, metrics=list(METRICS), max_steps=STEPS + 1, cache_bytes=32 << 20)

@@ -1,7 +1,9 @@
-"""Long work that makes the rows of a Hugging Face dataset: in parallel, with progress, and resumed where it was interrupted."""
+"""Long work that goes on where it was interrupted, and is never mistaken for work with other settings; and the making of a Hugging Face
+dataset's rows that way, in parallel and with progress."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -66,6 +68,20 @@ def _make(function: Callable[[Any], list[dict]], features: Features, job_and_pla
     shutil.rmtree(temporary, ignore_errors=True)
     Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features).save_to_disk(temporary)
     temporary.replace(place)
+
+
+def folder_for(work: Path, name: str, settings: Mapping[str, Any]) -> Path:
+    """The folder below ``work`` for what these settings make, with them in ``settings.json``: other settings have another folder.
+
+    Args:
+        work: of all such folders.
+        name: how the folder's name begins.
+        settings: everything that decides what is made; of photographs their :meth:`~ir_env.datasets.Photos.listing`.
+    """
+    text = json.dumps(settings, sort_keys=True, default=str)
+    folder = work / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    keep_settings(folder, settings)
+    return folder
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:

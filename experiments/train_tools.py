@@ -8,7 +8,8 @@ How to run
     python -m experiments.train_tools --photos FOLDER --recipe mine.json        # the fields of Recipe: name, task, combo, severity, ...
 
 Each tool learns from pairs of clean crops and crops degraded by its own recipe, with Adam under a cosine. The state is kept every few
-hundred steps in ``--work``, so the same command goes on where it stopped. The result is ``<name>.safetensors`` in half precision and a card
+hundred steps in ``--work``, so the same command goes on where it stopped; another recipe, seed, number of steps or set of photographs
+begins anew. The result is ``<name>.safetensors`` in half precision and a card
 ``<name>.json``: network, recipe, photographs, seed, steps, seconds, and the PSNR gain on crops of photographs it never saw.
 
 It runs on a GPU where there is one. Convolutions compute in bfloat16 where the machine has units for it, which trains three times as fast
@@ -34,6 +35,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 
+from experiments.resumable import folder_for
 from ir_env.datasets import Photos, load_photos
 from ir_env.degradations import degrade, parse_combo
 from ir_env.degradations.recipe import Scene
@@ -150,7 +152,8 @@ def train(recipe: Recipe, learn: tuple[str, Photos], measure: dict[str, Photos],
     network = NETWORKS[recipe.network](**recipe.arguments).to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), recipe.lr)
     done, seconds = 0, 0.0
-    kept = options.work / f"{recipe.name}.pt"
+    deciding = {"recipe": asdict(recipe), "steps": steps, "seed": options.seed, "bfloat16": half, "photographs": learn[1].listing()}
+    kept = folder_for(options.work, recipe.name, deciding) / "state.pt"
     if kept.is_file():
         state = torch.load(kept, weights_only=True)
         network.load_state_dict(state["network"])

@@ -16,6 +16,8 @@ from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPl
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 MODULE = Path("learner_group/learner/rl_module/default_policy")
+BEFORE_TRAINING = "before_training"
+"""The RLModule as it was before the first update, beside the checkpoints of its trial."""
 PLANNERS: dict[str, Callable[[int], Planner]] = {
     "nothing": lambda seed: NothingPlanner(),
     "random": RandomPlanner,
@@ -65,20 +67,36 @@ def planner_of(module, name: str = "policy", env_config: Mapping[str, Any] | Non
 
 def load_checkpoint(path: str | Path) -> Planner:
     """The policy of a checkpoint, see :func:`find_checkpoint`; raises :class:`CheckpointError`."""
+    checkpoint = find_checkpoint(path)
+    return _load_module(checkpoint / MODULE, f"trained policy ({checkpoint.name})", checkpoint)
+
+
+def load_before_training(path: str | Path) -> Planner | None:
+    """The policy of a checkpoint as it was before its training began, in the same environment; None if the training did not keep it.
+
+    Raises:
+        CheckpointError: no usable checkpoint at the path, or what was kept cannot be loaded.
+    """
+    checkpoint = find_checkpoint(path)
+    kept = checkpoint.parent / BEFORE_TRAINING
+    return _load_module(kept, "before training", checkpoint) if kept.is_dir() else None
+
+
+def _load_module(folder: Path, name: str, checkpoint: Path) -> Planner:
+    """The RLModule in a folder as a planner in the environment of a checkpoint."""
     from ray.rllib.core.rl_module.rl_module import RLModule
 
     # RLlib warns about how it builds its own modules; importing it sets the levels, so this comes after
-    for name in ("ray.rllib", "ray._common.deprecation"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    checkpoint = find_checkpoint(path)
+    for logger in ("ray.rllib", "ray._common.deprecation"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     env_config = _env_config(checkpoint)
     try:
-        module = RLModule.from_checkpoint(checkpoint / MODULE)
+        module = RLModule.from_checkpoint(folder)
     except IrEnvError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{checkpoint}: the policy cannot be loaded ({type(error).__name__}: {error})") from error
-    return planner_of(module, f"trained policy ({checkpoint.name})", env_config)
+        raise CheckpointError(f"{folder}: the policy cannot be loaded ({type(error).__name__}: {error})") from error
+    return planner_of(module, name, env_config)
 
 
 def _env_config(checkpoint: Path) -> dict[str, Any]:

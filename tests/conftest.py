@@ -1,15 +1,20 @@
+import contextlib
+import io
 import os
-
-# before ray is imported anywhere: its workers must start in this environment, not in a copy
-os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-# and run as the tests do that wait for them; at Ray's lower priority they hardly start on a busy machine
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from experiments.cli.common import prepare_ray
 from ir_env.datasets import BuiltinPhotos
 from tool_actors.threads import limit_threads
+
+prepare_ray()  # before a test imports ray
+# its workers run as the tests do that wait for them; at Ray's lower priority they hardly start on a busy machine
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+os.environ["COLUMNS"] = "160"  # of the commands' tables
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +39,78 @@ def ray_cluster():
     """A Ray of this machine alone; more CPUs on paper than there are, so that small actors fit side by side."""
     import ray
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    for attempt in range(3):
+        try:
+            ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            break
+        except Exception:  # Ray gives its processes half a minute, which is too little for a busy machine
+            ray.shutdown()
+            if attempt == 2:
+                raise
     yield ray
     ray.shutdown()
+
+
+class Said(NamedTuple):
+    """What a command ended with."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_command(main, *arguments, cwd) -> Said:
+    """A command of this project as its user runs it in a folder, but in this process, which has imported already what it needs."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as end:
+            code = end.code
+    return Said(code, out.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Runs ``ir-env`` or ``rllib``: ``command("rllib", "evaluate", folder, cwd=tmp_path)``, see :func:`run_command`."""
+    from experiments.cli import ir_env, rllib
+
+    mains = {"ir-env": ir_env.main, "rllib": rllib.main}
+    return lambda name, *arguments, cwd: run_command(mains[name], *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="session")
+def small() -> tuple:
+    """The arguments of ``rllib`` that train ``experiments/simplecall_ppo.py`` in seconds, with real parts all the same."""
+    settings = (
+        "num_env_runners=0",
+        "num_cpus_for_main_process=1",
+        "num_envs_per_env_runner=8",
+        "train_batch_size_per_learner=32",
+        "minibatch_size=32",
+        "num_epochs=1",
+        "env_config.max_steps=2",
+        "env_config.metrics=[psnry, gmsd]",
+        "env_config.reward=delta_psnr",
+        "env_config.toolbox=[tv.denoise, dcp.strong, gamma.brighten]",
+        "env_config.executor=local",
+    )
+    experiment = Path(__file__).parents[1] / "experiments/simplecall_ppo.py"
+    return "train", "file", experiment, *(f"--set={setting}" for setting in settings)
+
+
+class Trained(NamedTuple):
+    """A run that came to its end."""
+
+    storage: Path
+    folder: Path
+    said: Said
+
+
+@pytest.fixture(scope="session")
+def trained(ray_cluster, command, small, tmp_path_factory) -> Trained:
+    """Two iterations of ``experiments/simplecall_ppo.py`` and its closing table, small, as the run ``mine``; look at it and leave it."""
+    storage = tmp_path_factory.mktemp("runs")
+    said = command("rllib", *small, "--samples=6", "--storage=.", "--name=mine", "--stop=training_iteration=2", cwd=storage)
+    assert said.returncode == 0, said.stdout + said.stderr
+    return Trained(storage, storage / "mine", said)

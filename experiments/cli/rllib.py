@@ -21,12 +21,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--stop", action="append", default=[], metavar="KEY=VALUE", help="when to stop, e.g. training_iteration=20; repeatable"
     )
     file.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. lr=1e-4 or env_config.dataset.photos=folder; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. lr=1e-4, env_config.dataset.photos=folder or, for a sweep, 'lr={grid_search: [1e-3, 1e-4]}'; repeatable",
     )
     file.add_argument("--name", help="of the run; by default that of the experiment")
     file.add_argument("--storage", default="results", help="folder that holds the runs (default: results)")
     file.add_argument("--checkpoint-freq", type=int, default=1, metavar="N", help="iterations between checkpoints (default: 1)")
-    file.add_argument("--resume", action="store_true", help="continue the newest run of this name from its last checkpoint")
+    file.add_argument(
+        "--resume", action="store_true", help="continue the newest run of this name from its last checkpoint; with --stop, to a later end"
+    )
     file.add_argument("--seed", type=int, help="replaces the experiment's seed")
     file.add_argument("--address", default="local", help="of a Ray cluster, e.g. auto (default: local, this machine alone)")
     file.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="held-out images of the closing table; 0 leaves it out")
@@ -50,23 +56,41 @@ def _train(options: argparse.Namespace) -> int:
     console = Console()
     console.print("loading the experiment (Ray and torch take some seconds) ...")
     from experiments.training.experiment_file import load_experiment
-    from experiments.training.launch import closing_table, run_folder, train
+    from experiments.training.launch import RESTORATION, closing_table, run_folder, train
+    from experiments.training.sweep import close_sweep
+    from policies.loading import load_before_training
     from tool_actors.errors import IrEnvError
 
-    if options.resume and (options.stop or options.set or options.seed is not None):
-        raise IrEnvError("a resumed run keeps its settings and its end: leave out --stop, --set and --seed, or start a new run")
+    if options.resume and (options.set or options.seed is not None):
+        raise IrEnvError("a resumed run keeps its settings: leave out --set and --seed, or start a new run")
     experiment = load_experiment(options.experiment, options.set, options.stop, options.seed)
     folder = run_folder(options.storage, options.name or experiment.name, options.resume)
     verb = "resuming" if options.resume else "training"
     console.print(f"{verb} {experiment.name}; the run is kept in {folder}\n  curves: tensorboard --logdir {folder}", soft_wrap=True)
-    outcome = train(experiment, folder, console, options.checkpoint_freq, options.resume, options.address)
-    if not outcome.finished:
+    extend = options.resume and bool(options.stop)
+    outcome = train(experiment, folder, console, options.checkpoint_freq, options.resume, options.address, extend)
+    if outcome.interrupted:
         console.print(f"interrupted. What was learned is kept; go on with the same command and --name {folder.name} --resume")
         return 130
-    console.print(f"policy: {outcome.checkpoint}")
-    if options.samples and "ir_env/Restoration" in str(experiment.config.env):
-        closing_table(outcome.checkpoint, console, folder, options.samples)
-        console.print(f"restore a photograph of yours: ir-env restore PHOTO --policy {outcome.checkpoint} --out restored", soft_wrap=True)
+    if outcome.was_finished:
+        end = ", ".join(f"{key}={value:g}" for key, value in outcome.stop.items())
+        console.print(
+            f"this run was finished already: it had reached {end}. Train it further with a later end, e.g. --name {folder.name} --resume "
+            f"--stop {next(iter(outcome.stop))}={2 * next(iter(outcome.stop.values())):g}; or see its table again with "
+            f"rllib evaluate {folder}",
+            soft_wrap=True,
+        )
+        return 0
+    samples = options.samples if RESTORATION in str(experiment.config.env) else 0
+    if outcome.is_sweep:
+        close_sweep(outcome, console, samples)
+    outcome.check()
+    if not outcome.is_sweep:
+        [checkpoint] = outcome.checkpoints.values()
+        console.print(f"policy: {checkpoint}", soft_wrap=True)
+        if samples:
+            closing_table({"trained policy": checkpoint}, console, folder, samples, before=load_before_training(checkpoint))
+            console.print(f"restore a photograph of yours: ir-env restore PHOTO --policy {checkpoint} --out restored", soft_wrap=True)
     return 0
 
 
@@ -74,10 +98,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from experiments.training.launch import closing_table
-    from policies.loading import find_checkpoint
+    from policies.loading import find_checkpoint, load_before_training
 
     checkpoint = find_checkpoint(options.checkpoint)
-    closing_table(checkpoint, Console(), None, options.samples, options.combos)
+    before = load_before_training(checkpoint)
+    closing_table({"trained policy": checkpoint}, Console(), None, options.samples, options.combos, before)
     return 0
 
 

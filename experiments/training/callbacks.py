@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from policies.loading import BEFORE_TRAINING
 from tool_actors.pool.counters import summarise
 from tool_actors.threads import limit_threads
 
@@ -20,6 +23,7 @@ class RestorationCallbacks(RLlibCallback):
     ``stopped`` (share of episodes that the policy ended itself), ``invalid`` (share of forbidden actions), ``tool_failures``,
     ``undefined_scores`` (metrics without a value, counted as their worst); and writes a strip of held-out restorations to TensorBoard every
     ``picture_every`` iterations. Counters of the tool pool, if there is one, stand under ``pool/``.
+    The policy as it was before the first update is kept beside the checkpoints, as ``before_training``.
     """
 
     picture_every = 10
@@ -28,6 +32,8 @@ class RestorationCallbacks(RLlibCallback):
         # where it learns while runners wait, it has asked for next to nothing, and Ray would give it one thread
         asked = int(algorithm.config.num_cpus_for_main_process)
         limit_threads(asked or min(os.cpu_count() or 1, MAX_LEARNER_THREADS))
+        if storage := getattr(algorithm, "_storage", None):
+            keep_untrained(algorithm.get_module(), Path(storage.trial_fs_path) / BEFORE_TRAINING)
 
     def on_environment_created(self, *, env_runner, env, env_context, **kwargs):
         if env_runner.worker_index > 0:
@@ -85,3 +91,12 @@ class RestorationCallbacks(RLlibCallback):
         padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
         self._writer.add_image("heldout", np.concatenate(padded), iteration, dataformats="HWC")
         self._writer.flush()
+
+
+def keep_untrained(module, folder: Path) -> None:
+    """Write an RLModule where :func:`policies.loading.load_before_training` finds it; a resumed run keeps what its beginning wrote."""
+    if not folder.exists():
+        unfinished = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        module.save_to_path(unfinished)
+        unfinished.replace(folder)

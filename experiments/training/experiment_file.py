@@ -27,11 +27,13 @@ class Experiment:
 
     name: str
     config: Any
-    """An RLlib AlgorithmConfig."""
+    """An RLlib AlgorithmConfig; it may hold searches, such as ``tune.grid_search([...])``."""
     stop: dict[str, float] = field(default_factory=dict)
     """Result key -> value at which the run ends."""
     pool: dict[str, Any] = field(default_factory=dict)
     """Settings of the run's tool pool, see :class:`tool_actors.pool.PoolConfig`."""
+    variants: dict[str, Any] = field(default_factory=dict)
+    """What is trained: the config by the name "", or, of a sweep, each of its configs by what is varied in it, see :func:`expand`."""
 
 
 def load_experiment(path: str | Path, settings: Sequence[str] = (), stop: Sequence[str] = (), seed: int | None = None) -> Experiment:
@@ -68,8 +70,37 @@ def load_experiment(path: str | Path, settings: Sequence[str] = (), stop: Sequen
         )
     if seed is not None:
         experiment.config.debugging(seed=seed)
-    _check_environment(experiment.config)
+    experiment.variants = expand(experiment.config)
+    for config in experiment.variants.values():
+        _check_environment(config)
     return experiment
+
+
+def expand(config: Any) -> dict[str, Any]:
+    """The configs that a config with searches stands for, by what is varied in each: ``{"lr=0.001, env_config.max_steps=4": ...}``.
+
+    Searches are those of Ray Tune: every combination of the values of ``tune.grid_search([...])`` (in files without Python
+    ``{grid_search: [...]}``), and one draw for each ``tune.uniform(...)`` and its like. They may stand for any value of the config, of
+    ``env_config`` and of the RLModule's ``model_config``. Without any, the config itself is returned, by the name "".
+    """
+    from ray.tune.search.variant_generator import generate_variants, parse_spec_vars
+
+    spec = config.rl_module_spec if config._rl_module_spec is not None else None
+    values = {**vars(config), "model_config": getattr(spec, "model_config", None)}
+    _, drawn, grids = parse_spec_vars(values)
+    searched = {name: values[name] for name in {path[0] for path, _ in [*drawn, *grids]}}
+    if not searched:
+        return {"": config}
+    variants = {}
+    for chosen, found in generate_variants(searched, random_state=config.seed if isinstance(config.seed, int) else None):
+        variant = config.copy(copy_frozen=False)
+        for name, value in found.items():
+            if name == "model_config":
+                variant.rl_module(rl_module_spec=replace(spec, model_config=value))
+            else:
+                setattr(variant, name, value)
+        variants[", ".join(f"{'.'.join(map(str, path)).lstrip('_')}={_short(value)}" for path, value in chosen.items())] = variant
+    return variants
 
 
 def apply_setting(config: Any, setting: str) -> None:
@@ -112,10 +143,23 @@ def split_setting(setting: str) -> tuple[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ExperimentError(f"{setting!r}: the value is not readable ({error})") from error
+    return key.strip(), _with_numbers(value)
+
+
+def _with_numbers(value: Any) -> Any:
+    """YAML reads 1e-4 as a text."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = float(value)
-    return key.strip(), value
+            return float(value)
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _with_numbers(each) for key, each in value.items()}
+    return value
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _from_python(path: Path) -> Experiment:

@@ -1,17 +1,53 @@
-"""Runs an experiment under Ray Tune: progress, checkpoints, interruption, resumption, and the closing table."""
+"""Runs an experiment under Ray Tune: progress, checkpoints, interruption, resumption, sweeps, and the closing table."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import ray
+import ray.rllib
+from filelock import FileLock, Timeout
+from ray import tune
+from ray.tune.stopper import Stopper
 from rich.console import Console
 
 from experiments.training.experiment_file import Experiment, ExperimentError
+from experiments.training.progress import ProgressDisplay, lookup, reached
 from ir_env.images import make_folder
 from ir_env.planner import Planner
+
+if TYPE_CHECKING:
+    from ir_env.evaluation import Table
+
+KEPT = "run.json"
+"""In a run's folder: its ``stop``; name by folder of the ``trials`` of a sweep; the tools of its ``pool``, or null."""
+LOCK = ".lock"
+RESTORATION = "ir_env/Restoration"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a training ended: the only one of a run, or one of a sweep."""
+
+    name: str
+    """What a sweep varies in it, ``lr=0.001``; "" of an only one."""
+    folder: Path
+    checkpoint: Path | None
+    """The last one."""
+    metrics: Mapping[str, Any]
+    """Its last result."""
+    finished: bool
+    """Whether it came to its end."""
+    error: str
+    """Why it failed, "" if it did not."""
 
 
 @dataclass(frozen=True)
@@ -20,22 +56,63 @@ class Outcome:
 
     folder: Path
     """The run's folder, ``storage/name``."""
-    checkpoint: Path | None
-    finished: bool
-    """False if it was interrupted; it can be resumed then."""
+    trials: list[Trial]
+    """One, or those of a sweep in the order of its values."""
+    stop: Mapping[str, float]
+    """Result -> value at which a trial ends."""
+    was_finished: bool = False
+    """Whether there was nothing left to do."""
+
+    @property
+    def is_sweep(self) -> bool:
+        return bool(self.trials[0].name)
+
+    @property
+    def interrupted(self) -> bool:
+        """It can be resumed then."""
+        return not all(trial.finished or trial.error for trial in self.trials)
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """That of each training which came to its end, by its name."""
+        return {trial.name: trial.checkpoint for trial in self.trials if trial.finished and trial.checkpoint}
+
+    def check(self) -> None:
+        """Raises :class:`ExperimentError` if trainings failed."""
+        failed = [trial for trial in self.trials if trial.error]
+        if failed:
+            causes = "\n".join(f"{f'{trial.name}: ' if trial.name else ''}{trial.error}" for trial in failed)
+            traces = ", ".join(f"{trial.folder}/error.txt" for trial in failed)
+            which = f"{len(failed)} of {len(self.trials)} trials" if len(self.trials) > 1 else "the training"
+            raise ExperimentError(
+                f"{which} failed: {causes}\nThe whole trace is in {traces}; what was learned up to the last checkpoint is kept: mend the "
+                f"cause, and go on with --name {self.folder.name} --resume."
+            )
 
 
 def run_folder(storage: str | Path, name: str, resume: bool) -> Path:
-    """Where a run is kept: ``storage/name``, with a number added if that is taken; with ``resume`` the newest such folder."""
+    """Where a run is kept: a new folder ``storage/name``, with a number added if that is taken; with ``resume`` the newest such folder.
+
+    Raises:
+        ExperimentError: there is no run to resume.
+    """
     storage = Path(storage).expanduser().resolve()
-    taken = [path for path in (storage / name, *sorted(storage.glob(f"{name}-*"))) if (path / "tuner.pkl").is_file()]
     if resume:
-        if not taken:
+        ours = re.compile(rf"{re.escape(name)}(-\d+)?")
+        runs = [
+            path.parent for path in storage.glob(f"*/{KEPT}") if ours.fullmatch(path.parent.name) and (path.parent / "tuner.pkl").is_file()
+        ]
+        if not runs:
             raise ExperimentError(f"{storage / name}: holds no run to resume. Leave out --resume, or give its --name and --storage.")
-        return max(taken, key=lambda path: path.stat().st_mtime)
+        return max(runs, key=lambda path: path.stat().st_mtime)
     make_folder(storage)
-    candidates = (storage / name if number == 1 else storage / f"{name}-{number}" for number in range(1, 10_000))
-    return next(path for path in candidates if not path.exists())
+    for number in range(1, 10_000):
+        folder = storage / name if number == 1 else storage / f"{name}-{number}"
+        # made here and now, so that of two runs that begin at once each has its own
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise ExperimentError(f"{storage / name}: so many runs have this name that there is no number left; choose another --name")
 
 
 def train(
@@ -45,8 +122,11 @@ def train(
     checkpoint_every: int = 1,
     resume: bool = False,
     address: str = "local",
+    extend: bool = False,
 ) -> Outcome:
     """Train until the experiment's ``stop``; returns also when interrupted with Ctrl-C.
+
+    The trials of a sweep run side by side where there is room; one that fails does not end the others.
 
     Args:
         experiment: what to train.
@@ -54,86 +134,167 @@ def train(
         console: for the progress display.
         checkpoint_every: iterations between checkpoints; the newest three are kept.
         resume: continue the run in ``folder`` from its last checkpoint.
-        address: of a Ray cluster; ``local`` starts Ray in this machine.
+        address: of a Ray cluster; ``local`` starts Ray in this machine. If this process is connected to one already, that is used.
+        extend: of a resumed run: end at the experiment's ``stop``, and not where it was first to end.
+
+    Raises:
+        ExperimentError: there is not what the experiment asks for; or the run goes on in another process.
     """
-    import ray
-    import ray.rllib
-    from ray import tune
+    with _held(folder):
+        kept = json.loads((folder / KEPT).read_text()) if resume else {"trials": _folders(list(experiment.variants)), "pool": None}
+        stop = kept["stop"] if resume and not extend else experiment.stop
+        if resume:
+            from ray.tune import ExperimentAnalysis, ResultGrid
 
-    from experiments.training.progress import ProgressDisplay, fraction_done
+            before = Outcome(folder, _trials(ResultGrid(ExperimentAnalysis(str(folder))), kept["trials"], stop), stop, was_finished=True)
+            if all(trial.finished for trial in before.trials):
+                return before
+        with _ray(address):
+            if not resume:
+                for config in experiment.variants.values():
+                    _check_resources(config, ray.cluster_resources())
+            # before the tuner copies the configs; the pool lives as long as its handle
+            pool = _provide_tools(experiment, kept, f"{folder.name}-tools") if RESTORATION in str(experiment.config.env) else None  # noqa: F841
+            (folder / KEPT).write_text(json.dumps({**kept, "stop": stop}, indent=2) + "\n")
+            display = ProgressDisplay(stop, console, max(1, len(kept["trials"])))
+            tuner = (
+                _resumed(folder, experiment, stop, display, extend)
+                if resume
+                else _begun(folder, experiment, kept, display, checkpoint_every)
+            )
+            return Outcome(folder, _trials(tuner.fit(), kept["trials"], stop), stop)
 
+
+class Until(Stopper):
+    """Ends a trial where one of its results reaches its value. A resumed run can be given another one, unlike Tune's dict of them."""
+
+    def __init__(self, stop: Mapping[str, float]):
+        self.stop = dict(stop)
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        for key in self.stop:
+            if lookup(result, key) is None:
+                raise ExperimentError(f"stop names {key!r}, and the results hold no such number; they hold {', '.join(map(str, result))}")
+        return reached(self.stop, result)
+
+    def stop_all(self) -> bool:
+        return False
+
+
+def _begun(folder: Path, experiment: Experiment, kept: Mapping[str, Any], display: ProgressDisplay, checkpoint_every: int) -> tune.Tuner:
+    names, space = list(experiment.variants), [config.to_dict() for config in experiment.variants.values()]
+    naming = {}
+    if kept["trials"]:
+        naming = {"trial_name_creator": partial(_of_trial, names), "trial_dirname_creator": partial(_of_trial, list(kept["trials"]))}
+    return tune.Tuner(
+        experiment.config.algo_class,
+        param_space=tune.grid_search(space) if kept["trials"] else space[0],
+        tune_config=tune.TuneConfig(**naming),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            stop=Until(experiment.stop),
+            verbose=0,
+            callbacks=[display],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=checkpoint_every, checkpoint_at_end=True, num_to_keep=3),
+        ),
+    )
+
+
+def _resumed(folder: Path, experiment: Experiment, stop: Mapping[str, float], display: ProgressDisplay, extend: bool) -> tune.Tuner:
+    go_on, leave = tune.ResumeConfig.ResumeType.RESUME, tune.ResumeConfig.ResumeType.SKIP
+    tuner = tune.Tuner.restore(
+        str(folder),
+        trainable=experiment.config.algo_class,
+        _resume_config=tune.ResumeConfig(unfinished=go_on, errored=go_on, finished=go_on if extend else leave),
+    )
+    # Tune keeps the end and the callbacks of the first start; the display belongs to this process
+    saved = tuner._local_tuner._run_config
+    saved.stop, saved.callbacks = Until(stop), [display]
+    return tuner
+
+
+def _folders(names: list[str]) -> dict[str, str]:
+    """Folder -> name of a sweep's trials; empty for a run that is none."""
+    return {f"{index:02}_{re.sub(r'[^A-Za-z0-9.=,+-]+', '_', name)[:80]}": name for index, name in enumerate(names) if name}
+
+
+def _of_trial(values: list[str], trial: Any) -> str:
+    """The value that belongs to a trial; Tune numbers the trials of a grid in its order."""
+    return values[int(trial.trial_id.rsplit("_", 1)[-1])]
+
+
+def _trials(results: tune.ResultGrid, names: Mapping[str, str], stop: Mapping[str, float]) -> list[Trial]:
+    """How the trials of a run stand, in the order of their folders; also those of a sweep that did not begin."""
+    found = {}
+    for result in results:
+        folder, metrics = Path(result.path), result.metrics or {}
+        name = names.get(folder.name, "")
+        error = _last_line(result.error) if result.error is not None else ""
+        checkpoint = Path(result.checkpoint.path) if result.checkpoint else None
+        found[name] = Trial(name, folder, checkpoint, metrics, not error and reached(stop, metrics), error)
+    missing = {name: Trial(name, Path(folder), None, {}, False, "") for folder, name in names.items() if name not in found}
+    return [{**found, **missing}[name] for name in names.values() or found]
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; a folder in which no run began is removed."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ExperimentError(f"{folder}: this run goes on in another process; wait for its end, or choose another --name") from None
+    try:
+        yield
+    finally:
+        if not (folder / "tuner.pkl").is_file():
+            for name in (KEPT, LOCK):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        lock.release()
+
+
+@contextlib.contextmanager
+def _ray(address: str) -> Iterator[None]:
+    """Ray, and its end; where this process is connected to it already, that stays as it is."""
     # its warnings are about its own calls to itself; importing it sets the level, so this comes after
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    algorithm = experiment.config.algo_class
-    stop = experiment.stop
+    if ray.is_initialized():
+        yield
+        return
     ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        display = ProgressDisplay(stop, console)
-        if resume:
-            tuner = tune.Tuner.restore(str(folder), trainable=algorithm, resume_unfinished=True, resume_errored=True)
-            # Tune keeps the stop and the callbacks of the first start; the display belongs to this process
-            saved = tuner._local_tuner._run_config
-            display.stop = stop = dict(saved.stop)
-            saved.callbacks = [display]
-            env_config = _saved_env_config(folder)
-        else:
-            _check_resources(experiment.config, ray.cluster_resources())
-            env_config = experiment.config.env_config
-        if "ir_env/Restoration" in str(experiment.config.env):
-            # before the tuner copies the config; the pool lives as long as its handle
-            pool = _provide_tools(experiment, env_config, f"{folder.name}-tools")  # noqa: F841
-        if not resume:
-            tuner = tune.Tuner(
-                algorithm,
-                param_space=experiment.config,
-                run_config=tune.RunConfig(
-                    name=folder.name,
-                    storage_path=str(folder.parent),
-                    stop=stop,
-                    verbose=0,
-                    callbacks=[display],
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=checkpoint_every, checkpoint_at_end=True, num_to_keep=3),
-                ),
-            )
-        [result] = tuner.fit()
+        yield
     finally:
         ray.shutdown()
-    if result.error is not None:
-        raise ExperimentError(
-            f"the training failed: {_last_line(result.error)}\nThe whole trace is in {result.path}/error.txt; what was learned up to the "
-            f"last checkpoint is kept: mend the cause and add --resume."
-        )
-    checkpoint = Path(result.checkpoint.path) if result.checkpoint else None
-    return Outcome(folder, checkpoint, fraction_done(stop, result.metrics or {}) >= 1.0)
 
 
-def _provide_tools(experiment: Experiment, env_config: dict, name: str):
-    """Start the run's own pool, if it wants one, and return it."""
-    import ray
-
+def _provide_tools(experiment: Experiment, kept: dict[str, Any], name: str):
+    """Start the run's own pool, if it wants one, and return it; ``kept["pool"]`` holds its tools from then on."""
     from experiments.training.pool_placement import pool_settings, settle_executor, start_pool
 
-    asked, available = _asked(experiment.config), ray.cluster_resources()
-    if env_config.get("executor") == f"pool:{name}" or settle_executor(env_config, asked, available, name):
-        return start_pool(name, pool_settings(env_config["toolbox"], experiment.pool, asked, available))
-    return None
+    asked, available = _asked(list(experiment.variants.values())), ray.cluster_resources()
+    if "stop" not in kept:  # a new run
+        env_configs = [config.env_config for config in experiment.variants.values()]
+        pooled = [env_config for env_config in env_configs if settle_executor(env_config, asked, available, name)]
+        tools = {json.dumps(tool): tool for env_config in pooled for tool in env_config["toolbox"]}
+        kept["pool"] = list(tools.values()) or None
+    if kept["pool"] is None:
+        return None
+    return start_pool(name, pool_settings(kept["pool"], experiment.pool, asked, available))
 
 
-def _saved_env_config(folder: Path) -> dict:
-    """That of the trial that is resumed, as Tune keeps it."""
-    [path] = folder.glob("*/params.json")
-    return json.loads(path.read_text())["env_config"]
-
-
-def _asked(config) -> dict[str, float]:
-    """What a trial asks Ray for."""
-    bundles = config.algo_class.default_resource_request(config).bundles
-    return {kind: sum(bundle.get(kind, 0) for bundle in bundles) for kind in ("CPU", "GPU")}
+def _asked(configs: list[Any]) -> dict[str, float]:
+    """What a trial asks Ray for, at most."""
+    requests = [config.algo_class.default_resource_request(config).bundles for config in configs]
+    return {kind: max(sum(bundle.get(kind, 0) for bundle in bundles) for bundles in requests) for kind in ("CPU", "GPU")}
 
 
 def _check_resources(config, available: dict[str, float]) -> None:
     """A trial that asks for more than there is would wait for ever."""
-    for kind, asked in _asked(config).items():
+    for kind, asked in _asked([config]).items():
         if asked > available.get(kind, 0):
             raise ExperimentError(
                 f"the experiment asks for {asked:g} {kind}s and there are {available.get(kind, 0):g}. Lower num_env_runners (now "
@@ -142,11 +303,19 @@ def _check_resources(config, available: dict[str, float]) -> None:
 
 
 def closing_table(
-    checkpoint: Path, console: Console, folder: Path | None, samples: int, combos: str | None = None, before: Planner | None = None
-) -> None:
+    policies: Mapping[str, Path],
+    console: Console,
+    folder: Path | None,
+    samples: int,
+    combos: str | None = None,
+    before: Planner | None = None,
+) -> Table:
     """Print the table of policies on held-out photographs, and keep it beside the run.
 
-    ``before`` is the policy as it was before training, for a row of its own and the difference that the training made.
+    Args:
+        policies: checkpoints by the names of their rows, trained in the same environment.
+        folder: keeps the table, as ``heldout.json``.
+        before: the policy as it was before training, for a row of its own and the difference that the training made.
     """
     from ir_env.evaluation import compare
     from policies.loading import load_checkpoint
@@ -154,20 +323,22 @@ def closing_table(
     from tool_actors.threads import limit_threads
 
     limit_threads(1)
-    planner = load_checkpoint(checkpoint)
-    if not planner.env_config:
-        raise ExperimentError(f"{checkpoint}: was not trained in ir_env/Restoration-v0, so there is no table for it")
-    planners = {"trained policy": planner, **({} if before is None else {"before training": before}), **baselines()}
-    pairs = [("trained policy", name) for name in ("before training", "best fixed plan") if name in planners]
+    planners = {name: load_checkpoint(checkpoint) for name, checkpoint in policies.items()}
+    env_config = next(iter(planners.values())).env_config
+    if not env_config:
+        raise ExperimentError(f"{next(iter(policies.values()))}: was not trained in ir_env/Restoration-v0, so there is no table for it")
+    beside = {**({} if before is None else {"before training": before}), **baselines()}
+    pairs = [(name, other) for name in planners for other in ("before training", "best fixed plan") if other in beside]
     with console.status("evaluating") as status:
 
         def progress(what: str, done: int, total: int) -> None:
             status.update(f"evaluating: {what}, {done} of {total}")
 
-        table = compare(planner.env_config, planners, samples, combos, pairs=pairs, progress=progress)
+        table = compare(env_config, {**planners, **beside}, samples, combos, pairs=pairs, progress=progress)
     console.print(table.render(f"{samples} held-out images"))
     if folder is not None:
         table.save(folder / "heldout.json")
+    return table
 
 
 def _last_line(error: BaseException) -> str:

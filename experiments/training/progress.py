@@ -20,11 +20,11 @@ class ProgressDisplay(Callback):
     Args:
         stop: the run's stopping criteria; the time left is that of the one which ends it first.
         console: where to write.
+        trials: how many the run has; of a sweep, each line begins with the trial's name, and the time left is that of all.
     """
 
-    def __init__(self, stop: Mapping[str, float], console: Console):
-        self.stop, self.console = dict(stop), console
-        self.last: dict | None = None
+    def __init__(self, stop: Mapping[str, float], console: Console, trials: int = 1):
+        self.stop, self.console, self.trials = dict(stop), console, trials
         self._began: tuple[float, float] | None = None
         self._progress = Progress(
             BarColumn(),
@@ -42,21 +42,25 @@ class ProgressDisplay(Callback):
         self._progress.start()
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
-        self.last = result
-        done = fraction_done(self.stop, result)
+        others = sum(fraction_done(self.stop, each.last_result or {}) for each in trials if each is not trial)
+        done = (others + fraction_done(self.stop, result)) / self.trials
         now = time.monotonic()
         if self._began is None:
-            self._began = (
-                now - result.get("time_this_iter_s", 0.0),
-                fraction_done(self.stop, {**result, "training_iteration": result["training_iteration"] - 1}),
-            )
+            before = fraction_done(self.stop, {**result, "training_iteration": result["training_iteration"] - 1})
+            self._began = now - result.get("time_this_iter_s", 0.0), (others + before) / self.trials
         start, first = self._began
         left = (1 - done) * (now - start) / (done - first) if done > first else float("nan")
-        self.console.print(describe(result, left), highlight=False, soft_wrap=True)
+        line = describe(result, left)
+        self.console.print(f"{trial}: {line}" if self.trials > 1 else line, highlight=False, markup=False, soft_wrap=True)
         self._progress.update(self._task, completed=done, description=f"{clock(left)} left")
 
     def on_experiment_end(self, trials, **info):
         self._progress.stop()
+
+
+def reached(stop: Mapping[str, float], result: Mapping) -> bool:
+    """Whether a result is at the end of its run: one of its values has reached its criterion."""
+    return any((value := lookup(result, key)) is not None and value >= target for key, target in stop.items())
 
 
 def fraction_done(stop: Mapping[str, float], result: Mapping) -> float:

@@ -42,6 +42,10 @@ class Photos:
             self._decoded.put(name, photo, photo.nbytes)
         return photo
 
+    def listing(self) -> list[tuple[str, int, int]]:
+        """(name, bytes, time of the last change in nanoseconds) of each file: another listing tells other photographs."""
+        return [(name, (status := path.stat()).st_size, status.st_mtime_ns) for name, path in self._files.items()]
+
     def __len__(self) -> int:
         return len(self._files)
 

@@ -1,5 +1,6 @@
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from tool_actors.tasks import TASKS
 from tool_actors.threads import limit_threads
 
 
-@pytest.fixture
-def photos(tmp_path, photo):
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, photo):
+    folder = tmp_path_factory.mktemp("photos")
     for index in range(6):
-        save_image(tmp_path / "photos" / f"{index}.png", np.roll(photo, 40 * index, axis=1))
-    return str(tmp_path / "photos")
+        save_image(folder / f"{index}.png", np.roll(photo[:160, :160], 40 * index, axis=1))
+    return str(folder)
 
 
 SMALL = Recipe(
@@ -26,14 +28,21 @@ SMALL = Recipe(
 )
 
 
-def _train(photos, steps, out, work, precision="fp32"):
-    options = argparse.Namespace(steps=steps, seed=0, out=out, work=work, precision=precision)
+def _train(photos, steps, out, work, precision="fp32", seed=0, recipe=SMALL):
+    options = argparse.Namespace(steps=steps, seed=seed, out=out, work=work, precision=precision)
     learn, heldout = (FolderPhotos(photos, split) for split in ("train", "heldout"))
-    return train(SMALL, ("some photographs", learn), {"held out": heldout}, options)
+    return train(recipe, ("some photographs", learn), {"held out": heldout}, options)
 
 
-def test_bfloat16_learns_as_well(photos, tmp_path):
-    full, half = (_train(photos, 200, tmp_path / name, tmp_path / f"{name}.work", name) for name in ("fp32", "bf16"))
+@pytest.fixture(scope="module")
+def learned(photos, tmp_path_factory):
+    """(folder of the tool, its card)"""
+    folder = tmp_path_factory.mktemp("learned")
+    return folder, _train(photos, 200, folder, folder / "work")
+
+
+def test_bfloat16_learns_as_well(learned, photos, tmp_path):
+    full, half = learned[1], _train(photos, 200, tmp_path, tmp_path / "work", "bf16")
     assert not full["bfloat16"] and half["bfloat16"]
     assert half["gain_db"]["held out"] == pytest.approx(full["gain_db"]["held out"], abs=0.5)
 
@@ -48,10 +57,10 @@ def test_every_task_has_a_recipe_and_every_recipe_a_network_of_the_right_size(ph
         assert network(degraded).shape == clean.shape == (2, 3, 64, 64)
 
 
-def test_a_tool_learns_is_written_and_loads(photos, tmp_path):
-    card = _train(photos, 200, tmp_path / "out", tmp_path / "work")
+def test_a_tool_learns_is_written_and_loads(learned, photos):
+    folder, card = learned
     assert card["gain_db"]["held out"] > 0 and card["steps"] == 200 and card["kib"] < 20
-    [tool] = embedded_tools(tmp_path / "out")
+    [tool] = embedded_tools(folder)
     assert tool.spec.name == "tiny.noise" and tool.spec.task == "denoise" and tool.spec.differentiable
     gain = train_tools.gain(SMALL, tool.module, FolderPhotos(photos, "heldout"))
     assert gain == pytest.approx(card["gain_db"]["held out"], abs=1e-3), "the card states what the file does"
@@ -75,6 +84,23 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(photos, tmp_path, m
     _train(photos, 8, tmp_path / "cut", tmp_path / "work2")
     whole, resumed = (load_embedded(tmp_path / folder, "tiny.noise") for folder in ("whole", "cut"))
     assert whole.spec.fingerprint == resumed.spec.fingerprint
+
+
+@pytest.mark.parametrize("change", ["nothing", "seed", "steps", "recipe", "photographs"])
+def test_what_is_kept_is_of_the_same_settings_alone(change, photos, tmp_path):
+    """The same command finds its work done; another one begins anew, and makes what it makes in an empty folder."""
+    settings = {"photos": photos, "steps": 2, "seed": 0, "recipe": SMALL}
+    _train(**settings, out=tmp_path / "first", work=tmp_path / "work")
+    others = tmp_path / "others"
+    for path in FolderPhotos(photos).names:
+        save_image(others / path, 255 - FolderPhotos(photos).load(path))
+    other_recipe = replace(SMALL, severity={"noise": {"kind": "gaussian", "sigma": 10}})
+    changes = {"seed": {"seed": 1}, "steps": {"steps": 3}, "recipe": {"recipe": other_recipe}, "photographs": {"photos": str(others)}}
+    settings |= changes.get(change, {})
+    for out, work in (("shared", "work"), ("alone", "empty")):
+        _train(**settings, out=tmp_path / out, work=tmp_path / work)
+    first, shared, alone = (load_embedded(tmp_path / out, "tiny.noise").spec.fingerprint for out in ("first", "shared", "alone"))
+    assert shared == alone and (shared == first) == (change == "nothing")
 
 
 def test_the_command_takes_a_recipe_of_your_own(photos, tmp_path, capsys):

@@ -4,11 +4,8 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 from contextlib import contextmanager
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -243,35 +240,28 @@ def test_a_checkpoint_resumes_to_the_same_next_updates(uninterrupted, tmp_path):
         resumed.stop()
 
 
-KILLED = """
-    import os, signal, sys
-    sys.path[:0] = [{root!r}, {tests!r}]
-    import ray, torch
-    torch.set_num_threads(1)
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    from test_grpo_training import settings
-
-    algorithm = settings().build_algo()
-    for iteration in range(3):
+def train_until_killed(config, checkpoint: str) -> None:
+    """In a process of its own: three iterations, each with a checkpoint; and death in the middle of the fourth."""
+    algorithm = config.build_algo()
+    for _ in range(3):
         algorithm.train()
-        algorithm.save_to_path({checkpoint!r})
-    print("saved", flush=True)
+        algorithm.save_to_path(checkpoint)
     check = algorithm._add_advantages
+
     def die(episodes):
         check(episodes)
         os.kill(os.getpid(), signal.SIGKILL)
-    algorithm._add_advantages = die  # in the middle of the fourth iteration, after MAR has seen its batch
+
+    algorithm._add_advantages = die  # after MAR has seen its batch
     algorithm.train()
-"""
 
 
-def test_killed_in_the_middle_of_an_iteration_the_run_goes_on_without_a_jump(uninterrupted, tmp_path):
-    here = Path(__file__)
+def test_killed_in_the_middle_of_an_iteration_the_run_goes_on_without_a_jump(uninterrupted, tmp_path, ray_cluster):
+    ray_cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the worker cannot import a test
     checkpoint = str(tmp_path / "checkpoint")
-    script = textwrap.dedent(KILLED.format(root=str(here.parents[2]), tests=str(here.parent), checkpoint=checkpoint))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
-    assert process.returncode == -signal.SIGKILL and "saved" in process.stdout, process.stderr[-2000:]
+    task = ray_cluster.remote(num_cpus=1, max_retries=0)(train_until_killed)
+    with pytest.raises(ray_cluster.exceptions.WorkerCrashedError):
+        ray_cluster.get(task.remote(settings(), checkpoint))
     resumed = GRPO.from_checkpoint(checkpoint)
     try:
         assert [update(resumed.train()) for _ in range(3)] == uninterrupted[0][3:]
