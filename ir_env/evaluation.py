@@ -235,6 +235,7 @@ def compare(
     seed: int = HELDOUT_SEED,
     pairs: Sequence[tuple[str, str]] = (),
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    photos: str | Path | None = None,
 ) -> Table:
     """Planners on held-out photographs.
 
@@ -246,8 +247,9 @@ def compare(
         seed: names the images.
         pairs: rows whose difference is told.
         progress: told what is measured, how many of its images are done, and of how many.
+        photos: folder of other photographs, all of which are used.
     """
-    settings = evaluation_settings(env_config, combos)
+    settings = evaluation_settings(env_config, combos, photos=photos)
     process = RestorationProcess(**settings)
     note = f"seed {seed}; dataset {_describe(env_config.get('dataset'), settings['dataset'])}."
     return evaluate(process, planners, start_heldout(process, samples, seed), pairs, note, progress)
@@ -329,8 +331,10 @@ def summarise(process: RestorationProcess, policy: str, episodes: Sequence[Episo
     )
 
 
-def evaluation_settings(env_config: Mapping[str, Any], combos: str | None = None, split: str = "heldout") -> dict[str, Any]:
-    """The arguments of :class:`RestorationProcess` for an evaluation: those of the training, on the held-out photographs.
+def evaluation_settings(
+    env_config: Mapping[str, Any], combos: str | None = None, split: str = "heldout", photos: str | Path | None = None
+) -> dict[str, Any]:
+    """The arguments of :class:`RestorationProcess` for an evaluation: those of the training, on the held-out photographs or on others.
 
     A dataset that is an object is taken as it is, or its ``heldout`` if it has one: a dataset, or a method that gives one.
     """
@@ -339,12 +343,14 @@ def evaluation_settings(env_config: Mapping[str, Any], combos: str | None = None
     dataset = settings.get("dataset")
     if dataset is None or isinstance(dataset, str | Path | Mapping):
         dataset = dict(dataset) if isinstance(dataset, Mapping) else {"photos": str(dataset or "builtin")}
-        if "mio100" not in dataset:
+        if photos is not None:
+            dataset = {**{key: value for key, value in dataset.items() if key != "mio100"}, "photos": str(photos), "split": "all"}
+        elif "mio100" not in dataset:
             dataset["split"] = split
         if combos is not None:
             dataset["combos"] = combos
-    elif combos is not None:
-        raise IrEnvError(f"the dataset is an object ({type(dataset).__name__}) with degradations of its own: leave out combos={combos!r}")
+    elif combos is not None or photos is not None:
+        raise IrEnvError(f"the dataset is an object ({type(dataset).__name__}) of its own: leave out combos and photos, or give a mapping")
     elif hasattr(dataset, split):
         dataset = getattr(dataset, split)
         dataset = dataset() if callable(dataset) else dataset

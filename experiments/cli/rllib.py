@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("checkpoint", help="a checkpoint, or the folder of a run")
     evaluate.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="number of held-out images")
     evaluate.add_argument("--combos", help="other degradations, e.g. single or B,rain+haze")
+    evaluate.add_argument("--photos", metavar="FOLDER", help="other photographs than the training's held-out ones: all of this folder")
+    evaluate.add_argument("--json", metavar="FILE", help="write the table there, image by image")
     return parser
 
 
@@ -102,7 +104,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     checkpoint = find_checkpoint(options.checkpoint)
     before = load_before_training(checkpoint)
-    closing_table({"trained policy": checkpoint}, Console(), None, options.samples, options.combos, before)
+    table = closing_table({"trained policy": checkpoint}, Console(), None, options.samples, options.combos, before, options.photos)
+    if options.json:
+        table.save(options.json)
     return 0
 
 

@@ -1,9 +1,11 @@
-"""The README's training command over several seeds: wall-clock time, and the held-out table's mean and spread.
+"""The README's training command over several seeds: wall-clock time, held-out tables, and what the training brought, paired.
 
     python -m experiments.measurements.simplecall_seeds --seeds 0 1 2
+    python -m experiments.measurements.simplecall_seeds --seeds 0 1 2 --photos FOLDER --samples 192
 
-Runs `rllib train file experiments/simplecall_ppo.py --seed S` as a user would, one after another. A seed whose run is complete is read, not
-repeated.
+Runs `rllib train file experiments/simplecall_ppo.py --seed S` as a user would, one after another, then `rllib evaluate` on ``--photos``.
+The policy as it was before its first update is a row of each table; the difference that the training made is taken image by image,
+averaged over the seeds, with an interval by photograph. What is done for a seed is read, not repeated.
 """
 
 from __future__ import annotations
@@ -14,57 +16,88 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
-POLICIES = ("trained policy", "nothing", "random", "best fixed", "greedy")
+from ir_env.evaluation import Row, bootstrap, save_json, sign_flips
+
+TRAINED, BEFORE, FIXED, GREEDY = "trained policy", "before training", "best fixed plan", "greedy"
+POLICIES = (TRAINED, BEFORE, "nothing", "random", FIXED, GREEDY)
+COLUMNS = ("reward", "tools")
 
 
-def main(arguments: list[str] | None = None) -> dict:
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--experiment", default="experiments/simplecall_ppo.py")
-    parser.add_argument("--storage", type=Path, default=Path("results/bench"))
+    parser.add_argument("--storage", type=Path, default=Path("results/seeds"))
+    parser.add_argument("--photos", help="folder of photographs for the tables; by default those that the training holds out")
+    parser.add_argument("--samples", type=int, default=128, help="images of a table")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options, passed_on = parser.parse_known_args(arguments)
 
-    runs = {seed: run(options.experiment, seed, options.storage, passed_on) for seed in options.seeds}
-    table = Table(title=f"mean reward on held-out photographs, seeds {options.seeds}")
-    for column in ("policy", *(f"seed {seed}" for seed in runs), "mean", "spread (std)"):
-        table.add_column(column, justify="right")
-    report = {"seconds": {seed: result["seconds"] for seed, result in runs.items()}, "rewards": {}}
-    for policy in POLICIES:
-        rewards = [next(row["reward"] for row in result["rows"] if row["policy"].startswith(policy)) for result in runs.values()]
-        mean, spread = float(np.mean(rewards)), float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0
-        report["rewards"][policy] = {"seeds": rewards, "mean": mean, "std": spread}
-        table.add_row(policy, *(f"{reward:+.3f}" for reward in rewards), f"{mean:+.3f}", f"{spread:.3f}")
-    table.add_row(
-        "seconds", *(f"{seconds:.0f}" for seconds in report["seconds"].values()), f"{np.mean(list(report['seconds'].values())):.0f}", ""
-    )
-    fixed, greedy = report["rewards"]["best fixed"]["mean"], report["rewards"]["greedy"]["mean"]
-    report["closed"] = (report["rewards"]["trained policy"]["mean"] - fixed) / (greedy - fixed)
+    runs = {seed: run(seed, options, passed_on) for seed in options.seeds}
     console = Console()
+    table = RichTable("policy", *(f"seed {seed}" for seed in runs), "mean", "spread (std)", title="mean reward")
+    report: dict[str, Any] = {"seconds": {str(seed): told["seconds"] for seed, told in runs.items()}, "rewards": {}}
+    for policy in POLICIES:
+        rewards = [row_of(told, policy).reward for told in runs.values()]
+        report["rewards"][policy] = {
+            "seeds": rewards,
+            "mean": float(np.mean(rewards)),
+            "std": float(np.std(rewards, ddof=min(1, len(rewards) - 1))),
+        }
+        told = report["rewards"][policy]
+        table.add_row(policy, *(f"{reward:+.3f}" for reward in rewards), f"{told['mean']:+.3f}", f"{told['std']:.3f}")
     console.print(table)
-    console.print(f"the policy closes {report['closed']:.0%} of the distance from the best fixed plan to greedy")
+    report["differences"] = {column: difference(list(runs.values()), column) for column in COLUMNS}
+    for column, told in report["differences"].items():
+        ends = "" if told["interval"] is None else " ({:+.3f} to {:+.3f})".format(*told["interval"])
+        console.print(
+            f"{TRAINED} less {BEFORE}, {column}: {told['mean']:+.3f}{ends}, p = {told['p']:.2g}; by photograph, mean of the seeds"
+        )
+    report["worse"] = {policy: float(np.mean([row_of(told, policy).worse for told in runs.values()])) for policy in POLICIES}
+    means = {policy: report["rewards"][policy]["mean"] for policy in POLICIES}
+    report["closed"] = (means[TRAINED] - means[FIXED]) / (means[GREEDY] - means[FIXED])
+    console.print(
+        f"the policy closes {report['closed']:.0%} of the distance from the best fixed plan to greedy; images worse than they began: "
+        f"{report['worse'][TRAINED]:.1%}, before training {report['worse'][BEFORE]:.1%}; a training took "
+        f"{np.mean(list(report['seconds'].values())):.0f} s"
+    )
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        save_json(report, options.json)
     return report
 
 
-def run(experiment: str, seed: int, storage: Path, passed_on: list[str]) -> dict:
-    """Train with one seed; the rows of its closing table and the seconds of the whole command."""
-    folder = storage / f"seed-{seed}"
-    kept = folder / "bench.json"
-    if not kept.is_file():
-        command = [sys.executable, "-m", "experiments.cli.rllib", "train", "file", experiment]
-        command += [f"--seed={seed}", f"--name={folder.name}", f"--storage={storage}", *passed_on]
+def run(seed: int, options: argparse.Namespace, passed_on: list[str]) -> dict[str, Any]:
+    """Train with one seed; its table, and the seconds of the training command with the table that ends it."""
+    folder = options.storage / f"seed-{seed}"
+    seconds, table = folder / "seconds.json", folder / (f"{Path(options.photos).name}.json" if options.photos else "heldout.json")
+    rllib = [sys.executable, "-m", "experiments.cli.rllib"]
+    if not seconds.is_file():
         start = time.monotonic()
-        subprocess.run(command, check=True)
-        rows = json.loads((folder / "heldout.json").read_text())["rows"]
-        kept.write_text(json.dumps({"seconds": time.monotonic() - start, "rows": rows}))
-    return json.loads(kept.read_text())
+        settings = [f"--seed={seed}", f"--name={folder.name}", f"--storage={options.storage}", f"--samples={options.samples}", *passed_on]
+        subprocess.run([*rllib, "train", "file", options.experiment, *settings], check=True)
+        seconds.write_text(json.dumps(time.monotonic() - start))
+    if not table.is_file():
+        elsewhere = [f"--photos={options.photos}", f"--samples={options.samples}", f"--json={table}"]
+        subprocess.run([*rllib, "evaluate", str(folder), *elsewhere], check=True)
+    return {**json.loads(table.read_text()), "seconds": json.loads(seconds.read_text())}
+
+
+def row_of(told: dict[str, Any], policy: str) -> Row:
+    return Row.of(next(row for row in told["rows"] if row["policy"].startswith(policy)))
+
+
+def difference(runs: list[dict[str, Any]], column: str) -> dict[str, Any]:
+    """What the training changed in a column of :attr:`Row.per_image`, of the seeds' mean."""
+    of = lambda policy: np.array([row_of(told, policy).per_image[column] for told in runs], np.float64)  # noqa: E731
+    values = (of(TRAINED) - of(BEFORE)).mean(0)
+    photographs = runs[0]["photographs"]
+    return {"mean": float(values.mean()), "interval": bootstrap(values, photographs), "p": sign_flips(values, photographs)}
 
 
 if __name__ == "__main__":

@@ -309,6 +309,7 @@ def closing_table(
     samples: int,
     combos: str | None = None,
     before: Planner | None = None,
+    photos: str | None = None,
 ) -> Table:
     """Print the table of policies on held-out photographs, and keep it beside the run.
 
@@ -316,6 +317,7 @@ def closing_table(
         policies: checkpoints by the names of their rows, trained in the same environment.
         folder: keeps the table, as ``heldout.json``.
         before: the policy as it was before training, for a row of its own and the difference that the training made.
+        combos, photos: other degradations, and other photographs, than those that the training holds out.
     """
     from ir_env.evaluation import compare
     from policies.loading import load_checkpoint
@@ -334,7 +336,7 @@ def closing_table(
         def progress(what: str, done: int, total: int) -> None:
             status.update(f"evaluating: {what}, {done} of {total}")
 
-        table = compare(env_config, {**planners, **beside}, samples, combos, pairs=pairs, progress=progress)
+        table = compare(env_config, {**planners, **beside}, samples, combos, pairs=pairs, progress=progress, photos=photos)
     console.print(table.render(f"{samples} held-out images"))
     if folder is not None:
         table.save(folder / "heldout.json")
