@@ -20,6 +20,7 @@ import numpy as np
 
 from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError, ToolFailure
+from tool_actors.threads import torch_threads
 from tool_actors.toolbox import Tool, Toolbox
 
 __all__ = [
@@ -153,9 +154,11 @@ class LocalExecutor:
         quantize: ``"uint8"`` rounds every state, ``"none"`` keeps float32 between steps (docs/design.md, Images).
         cache_bytes: bound of the prefix cache; 0 turns it off.
         device: where tools run.
+        threads: of torch for one image on a CPU. More than one is faster for big images, but may change the last bits (see
+            :func:`run_tool`), so results may differ from those of a pool.
     """
 
-    def __init__(self, toolbox: Toolbox, quantize: Quantize = "uint8", cache_bytes: int = 128 << 20, device: str = "cpu"):
+    def __init__(self, toolbox: Toolbox, quantize: Quantize = "uint8", cache_bytes: int = 128 << 20, device: str = "cpu", threads: int = 1):
         if quantize not in ("uint8", "none"):
             raise IrEnvError(f"quantize must be 'uint8' or 'none', not {quantize!r}")
         import torch  # noqa: F401  here, so that no tool's running time holds it
@@ -163,6 +166,7 @@ class LocalExecutor:
         self.toolbox = toolbox
         self.quantize = quantize
         self.device = device
+        self.threads = threads
         self.stats = ExecutorStats()
         self._cache = ByteLRU(cache_bytes)
         self._scores = ByteLRU(min(CACHED_SCORES, cache_bytes))
@@ -234,7 +238,7 @@ class LocalExecutor:
 
     def _run_batch(self, tool: Tool, states: list[ImageState]) -> list[Result]:
         start = time.perf_counter()
-        outputs = run_tool(tool, [state.pixels for state in states], self.quantize, self.device)
+        outputs = run_tool(tool, [state.pixels for state in states], self.quantize, self.device, self.threads)
         seconds = time.perf_counter() - start
         self.stats.calls += 1
         self.stats.executions += len(states)
@@ -250,14 +254,17 @@ class LocalExecutor:
         return results
 
 
-def run_tool(tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8", device: str = "cpu") -> list[np.ndarray | ToolFailure]:
-    """Run one tool on images of one shape: on a CPU image by image, on another device as one batch.
+def run_tool(
+    tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8", device: str = "cpu", threads: int = 1
+) -> list[np.ndarray | ToolFailure]:
+    """Run one tool on images of one shape: on a CPU image by image and with one thread of torch, on another device as one batch.
 
-    How a convolution or a matrix product rounds may depend on how many images go through it at once, on some processors and not on others.
-    Image by image, a result cannot depend on the company of its image. That costs little: on one core, 16 single images of 64 or 128 pixels
-    take the project's convolutional networks 0.9 to 1.4 times as long as a batch of 16, and its curve networks twice as long, which is
-    0.4 ms more per image. A tool whose spec is ``batch_invariant`` gets its batches on a CPU, too. A GPU needs batches to be fast, so there
-    a value may differ in its last bits, and a state by one level now and then.
+    How a convolution or a matrix product rounds may depend on how many images go through it at once, and on how many threads share it, on
+    some processors and not on others. Image by image in one thread, a result cannot depend on either. That costs little: on one core, 16
+    single images of 64 or 128 pixels take the project's convolutional networks 0.9 to 1.4 times as long as a batch of 16, and its curve
+    networks 1.5 to 2.1 times, which is at most 0.8 ms more per image; more cores are used by more instances of a pool. A tool whose spec is
+    ``batch_invariant`` gets its batches on a CPU, too. A GPU needs batches to be fast, so there a value may differ in its last bits, and
+    a state by one level now and then.
 
     If a batch raises, its images are tried one by one, so that only those that fail are answered with a failure. If memory runs out, the
     batch is halved, and for a single image the tile, down to 128 pixels.
@@ -265,9 +272,11 @@ def run_tool(tool: Tool, images: list[np.ndarray], quantize: Quantize = "uint8",
     Returns:
         Per image the new pixels, or a :class:`ToolFailure` that names tool, shape and cause.
     """
-    if device != "cpu" or tool.spec.batch_invariant:
+    if device != "cpu":
         return _run_together(tool, images, quantize, device)
-    return [output for image in images for output in _run_together(tool, [image], quantize, device)]
+    parts = [images] if tool.spec.batch_invariant else [[image] for image in images]
+    with torch_threads(threads):
+        return [output for part in parts for output in _run_together(tool, part, quantize, device)]
 
 
 def _run_together(tool: Tool, images: list[np.ndarray], quantize: Quantize, device: str) -> list[np.ndarray | ToolFailure]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["limit_threads"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["limit_threads", "torch_threads"]
 
 
 def limit_threads(count: int) -> None:
@@ -15,3 +18,19 @@ def limit_threads(count: int) -> None:
 
     cv2.setNumThreads(count)
     torch.set_num_threads(count)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch computes with ``count`` threads inside, where it is called from this thread, and with as many as before after it."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -67,10 +67,8 @@ class Tool(ABC):
 
     What executors promise for deterministic tools, as :func:`tool_actors.executor.run_tool` keeps it:
 
-    * On one machine's CPU a result is the same to the last bit, whether its image is alone or in any batch, here or in a pool, since a tool
-      gets one image at a time.
-    * The number of threads changes nothing in the tools of the toolbox `default`. In a network with matrix products (attention, linear
-      layers) it may change the last bits, so that now and then a value is rounded to the next level.
+    * On one machine's CPU a result is the same to the last bit, whether its image is alone or in any batch, here or in a pool, and however
+      many threads the process uses: a tool gets one image at a time, and torch one thread for it.
     * On another processor what a tool of the toolbox `default` makes of a state differs by at most one level.
     * On a GPU, which takes whole batches and other precisions where a tool says so, results are near, and no more is promised.
     """

@@ -64,10 +64,32 @@ def test_neither_company_nor_threads_change_a_bit(tool, photo, two_threads):
         together = run_tool(tool, (images * 8)[:many], "none")
         assert all(np.array_equal(one, alone[index % 2]) for index, one in enumerate(together)), shape
         two_threads()
-        threaded, rounded = run_tool(tool, images[:1], "none")[0], run_tool(tool, images)
+        threaded, rounded = run_tool(tool, images, "none"), run_tool(tool, images)
         limit_threads(1)
-        assert np.array_equal(threaded, alone[0]), shape
+        assert all(np.array_equal(one, other) for one, other in zip(threaded, alone, strict=True)), shape
         assert all(np.array_equal(one, to_uint8(other)) for one, other in zip(rounded, alone, strict=True)), shape
+
+
+class Threads(Tool):
+    """Fills the image with the number of torch's threads; fails on black ones."""
+
+    spec = ToolSpec("threads.test", "denoise", "t")
+
+    def __call__(self, images):
+        if not images.any():
+            raise ValueError("black")
+        return torch.full_like(images, torch.get_num_threads() / 255)
+
+
+def test_torch_has_one_thread_for_a_tool_unless_more_are_asked_for(two_threads):
+    two_threads()
+    images = [np.full((2, 2, 3), value, np.uint8) for value in (0, 9)]
+    failure, pixels = run_tool(Threads(), images)
+    assert failure.cause == "ValueError: black" and (pixels == 1).all() and torch.get_num_threads() == 2
+    limit_threads(1)
+    executor = LocalExecutor(Toolbox([Threads()]), threads=2)
+    [result] = executor.run([Request(ImageState.from_pixels(images[1]), "threads.test")])
+    assert (result.state.pixels == 2).all() and torch.get_num_threads() == 1
 
 
 @pytest.fixture(params=["this processor's kernels", "plain kernels"])
