@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from experiments.cli.common import prepare_ray
+from experiments.cli.common import prepare_ray, start_ray
 from ir_env.datasets import BuiltinPhotos
 from tool_actors.threads import limit_threads
 
@@ -39,14 +39,7 @@ def ray_cluster():
     """A Ray of this machine alone; more CPUs on paper than there are, so that small actors fit side by side."""
     import ray
 
-    for attempt in range(3):
-        try:
-            ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-            break
-        except Exception:  # Ray gives its processes half a minute, which is too little for a busy machine
-            ray.shutdown()
-            if attempt == 2:
-                raise
+    start_ray(address="local", num_cpus=8)
     yield ray
     ray.shutdown()
 

@@ -21,6 +21,20 @@ def prepare_ray() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
+def start_ray(attempts: int = 3, **options) -> None:
+    """``ray.init``, quietly, and again where its processes did not come up: Ray gives them half a minute, too little on a busy machine."""
+    import ray
+
+    for attempt in range(attempts):
+        try:
+            ray.init(**{"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR", **options})
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == attempts - 1:
+                raise
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Run a command; the project's own errors are printed without a traceback."""
     from tool_actors.errors import IrEnvError

@@ -16,12 +16,11 @@ import ray
 import ray.rllib
 from filelock import FileLock, Timeout
 from ray import tune
-from ray.tune.stopper import Stopper
 from rich.console import Console
 
+from experiments.cli.common import start_ray
 from experiments.training.experiment_file import Experiment, ExperimentError
-from experiments.training.progress import ProgressDisplay, lookup, reached
-from ir_env.images import make_folder
+from experiments.training.progress import ProgressDisplay, reached
 from ir_env.planner import Planner
 
 if TYPE_CHECKING:
@@ -94,25 +93,27 @@ def run_folder(storage: str | Path, name: str, resume: bool) -> Path:
     """Where a run is kept: a new folder ``storage/name``, with a number added if that is taken; with ``resume`` the newest such folder.
 
     Raises:
-        ExperimentError: there is no run to resume.
+        ExperimentError: there is no run to resume; or the folder cannot be written.
     """
-    storage = Path(storage).expanduser().resolve()
+    place = Path(storage).expanduser().resolve() / name
     if resume:
-        ours = re.compile(rf"{re.escape(name)}(-\d+)?")
-        runs = [
-            path.parent for path in storage.glob(f"*/{KEPT}") if ours.fullmatch(path.parent.name) and (path.parent / "tuner.pkl").is_file()
-        ]
+        ours = re.compile(rf"{re.escape(place.name)}(-\d+)?")
+        begun = (path.parent for path in place.parent.glob(f"*/{KEPT}") if ours.fullmatch(path.parent.name))
+        runs = [folder for folder in begun if any(folder.glob("experiment_state-*.json"))]
         if not runs:
-            raise ExperimentError(f"{storage / name}: holds no run to resume. Leave out --resume, or give its --name and --storage.")
-        return max(runs, key=lambda path: path.stat().st_mtime)
-    make_folder(storage)
-    for number in range(1, 10_000):
-        folder = storage / name if number == 1 else storage / f"{name}-{number}"
-        # made here and now, so that of two runs that begin at once each has its own
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise ExperimentError(f"{storage / name}: so many runs have this name that there is no number left; choose another --name")
+            raise ExperimentError(f"{place}: holds no run to resume. Leave out --resume, or give its --name and --storage.")
+        return max(runs, key=lambda folder: folder.stat().st_mtime)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            folder = place if number == 1 else place.with_name(f"{place.name}-{number}")
+            # made here and now, so that of two runs that begin at once each has its own
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise ExperimentError(f"{place.parent}: this folder cannot be written ({error.strerror}). Choose another --storage.") from error
+    raise ExperimentError(f"{place}: so many runs have this name that there is no number left; choose another --name")
 
 
 def train(
@@ -144,15 +145,13 @@ def train(
         kept = json.loads((folder / KEPT).read_text()) if resume else {"trials": _folders(list(experiment.variants)), "pool": None}
         stop = kept["stop"] if resume and not extend else experiment.stop
         if resume:
-            from ray.tune import ExperimentAnalysis, ResultGrid
-
-            before = Outcome(folder, _trials(ResultGrid(ExperimentAnalysis(str(folder))), kept["trials"], stop), stop, was_finished=True)
-            if all(trial.finished for trial in before.trials):
-                return before
+            before = _trials(tune.ResultGrid(tune.ExperimentAnalysis(str(folder))), kept["trials"], stop)
+            if all(trial.finished for trial in before):
+                return Outcome(folder, before, stop, was_finished=True)
         with _ray(address):
             if not resume:
-                for config in experiment.variants.values():
-                    _check_resources(config, ray.cluster_resources())
+                for name, config in experiment.variants.items():
+                    _check(name, config, ray.cluster_resources())
             # before the tuner copies the configs; the pool lives as long as its handle
             pool = _provide_tools(experiment, kept, f"{folder.name}-tools") if RESTORATION in str(experiment.config.env) else None  # noqa: F841
             (folder / KEPT).write_text(json.dumps({**kept, "stop": stop}, indent=2) + "\n")
@@ -163,22 +162,6 @@ def train(
                 else _begun(folder, experiment, kept, display, checkpoint_every)
             )
             return Outcome(folder, _trials(tuner.fit(), kept["trials"], stop), stop)
-
-
-class Until(Stopper):
-    """Ends a trial where one of its results reaches its value. A resumed run can be given another one, unlike Tune's dict of them."""
-
-    def __init__(self, stop: Mapping[str, float]):
-        self.stop = dict(stop)
-
-    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        for key in self.stop:
-            if lookup(result, key) is None:
-                raise ExperimentError(f"stop names {key!r}, and the results hold no such number; they hold {', '.join(map(str, result))}")
-        return reached(self.stop, result)
-
-    def stop_all(self) -> bool:
-        return False
 
 
 def _begun(folder: Path, experiment: Experiment, kept: Mapping[str, Any], display: ProgressDisplay, checkpoint_every: int) -> tune.Tuner:
@@ -193,7 +176,7 @@ def _begun(folder: Path, experiment: Experiment, kept: Mapping[str, Any], displa
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            stop=Until(experiment.stop),
+            stop=experiment.stop,
             verbose=0,
             callbacks=[display],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=checkpoint_every, checkpoint_at_end=True, num_to_keep=3),
@@ -208,10 +191,19 @@ def _resumed(folder: Path, experiment: Experiment, stop: Mapping[str, float], di
         trainable=experiment.config.algo_class,
         _resume_config=tune.ResumeConfig(unfinished=go_on, errored=go_on, finished=go_on if extend else leave),
     )
-    # Tune keeps the end and the callbacks of the first start; the display belongs to this process
-    saved = tuner._local_tuner._run_config
-    saved.stop, saved.callbacks = Until(stop), [display]
+    # Tune keeps the callbacks of the first start; the display belongs to this process
+    tuner._local_tuner._run_config.callbacks = [display, _NewEnd(stop)]
     return tuner
+
+
+class _NewEnd(tune.Callback):
+    """Gives resumed trials their end, since Tune keeps the one of the first start with each."""
+
+    def __init__(self, stop: Mapping[str, float]):
+        self.stop = dict(stop)
+
+    def on_trial_start(self, iteration, trials, trial, **info):
+        trial.stopping_criterion = self.stop
 
 
 def _folders(names: list[str]) -> dict[str, str]:
@@ -264,7 +256,7 @@ def _ray(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(address=address)
     try:
         yield
     finally:
@@ -292,12 +284,17 @@ def _asked(configs: list[Any]) -> dict[str, float]:
     return {kind: max(sum(bundle.get(kind, 0) for bundle in bundles) for bundles in requests) for kind in ("CPU", "GPU")}
 
 
-def _check_resources(config, available: dict[str, float]) -> None:
-    """A trial that asks for more than there is would wait for ever."""
-    for kind, asked in _asked([config]).items():
+def _check(name: str, config: Any, available: Mapping[str, float]) -> None:
+    """Name a config that RLlib refuses, and one that asks for more than there is, whose trial would wait for ever."""
+    begin = f"{name}: " if name else ""
+    try:
+        needed = _asked([config])
+    except ValueError as error:
+        raise ExperimentError(f"{begin}{error}") from error
+    for kind, asked in needed.items():
         if asked > available.get(kind, 0):
             raise ExperimentError(
-                f"the experiment asks for {asked:g} {kind}s and there are {available.get(kind, 0):g}. Lower num_env_runners (now "
+                f"{begin}the experiment asks for {asked:g} {kind}s and there are {available.get(kind, 0):g}. Lower num_env_runners (now "
                 f"{config.num_env_runners}; 0 samples in the main process) with --set, or use a larger machine or cluster (--address)."
             )
 

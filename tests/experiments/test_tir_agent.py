@@ -188,12 +188,11 @@ def test_an_interrupted_run_ends_the_same(demos, tuned, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_workers_share_the_examples(demos, tuned, tmp_path):
     """Two workers with two examples each take the same steps as one process with four."""
     words = ["--demos", demos, "--out", tmp_path / "two", "--batch", 2, "--steps", 4, "--save-steps", 2, "--heldout", 4]
     words += ["--diversity-images", 0, "--threads", 1, "--processes", 1, "--workers", 2]
-    subprocess.run([sys.executable, "-m", "experiments.tir_agent.sft", *map(str, words)], check=True, timeout=500)
+    subprocess.run([sys.executable, "-m", "experiments.tir_agent.sft", *map(str, words)], check=True)
     one, two = (json.loads((folder / "checkpoints/checkpoint-4/trainer_state.json").read_text()) for folder in (tuned[0], tmp_path / "two"))
     assert two["global_step"] == one["global_step"] == 4 and two["epoch"] == pytest.approx(one["epoch"], rel=0.1)
     assert VLMPlanner.load(tmp_path / "two/policy").toolbox == TOOLS
@@ -211,7 +210,6 @@ def test_an_adapter_is_trained_on_a_folder(demos, tuned, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
     toolbox, out = tmp_path / "mine.yaml", tmp_path / "run"
     toolbox.write_text(json.dumps(TOOLS))
@@ -239,7 +237,7 @@ def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
     words = ["--base", out, "--photos", photos, "--out", tmp_path / "ablation", "--rows", "vanilla,w/o alpha^t", "--iterations", 1]
     words += ["--images", 2, "--sft", tune, "--grpo", rollouts, "--cpus", 1]
     module = [sys.executable, "-m", "experiments.tir_agent.ablation"]
-    subprocess.run([*module, *map(str, words)], check=True, timeout=300)
+    subprocess.run([*module, *map(str, words)], check=True)
     rows = json.loads((tmp_path / "ablation/table.json").read_text())
     assert list(rows) == ["vanilla", "w/o alpha^t"] and rows["vanilla"]["well_formed"] == 0
     curve = next((tmp_path / "ablation/trials").glob("*alpha_t*/result.json")).read_text().splitlines()

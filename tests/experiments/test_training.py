@@ -129,11 +129,17 @@ def test_runs_that_begin_at_once_have_a_folder_each(tmp_path):
     assert all(folder.is_dir() for folder in folders)
 
 
+def test_a_storage_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ExperimentError, match="cannot be written"):
+        run_folder(tmp_path / "file", "mine", resume=False)
+
+
 def test_only_runs_of_that_very_name_are_resumed(tmp_path):
     for index, name in enumerate(("mine", "mine-2", "mine-other", "mine-2-other", "other-mine")):
         folder = tmp_path / name
         folder.mkdir()
-        for file in ("tuner.pkl", "run.json"):
+        for file in ("experiment_state-1.json", "run.json"):
             (folder / file).touch()
         os.utime(folder, (1000 + index, 1000 + index))
     (tmp_path / "mine-3").mkdir()
@@ -146,18 +152,25 @@ def test_only_runs_of_that_very_name_are_resumed(tmp_path):
 
 def test_a_run_that_goes_on_elsewhere_is_left_alone(small, tmp_path):
     """Another process holds the folder."""
-    code = "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    code = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
     words = [sys.executable, "-c", code, str(tmp_path / ".lock")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ExperimentError, match="goes on in another process"):
-            train(load_experiment(small[2]), tmp_path, Console(file=StringIO()))
+            train(load_experiment(small[2], stop=["training_iteration=1"]), tmp_path, Console(file=StringIO()))
         other.stdin.close()
 
 
-def test_a_run_that_cannot_begin_leaves_no_folder(small, command, ray_cluster, tmp_path):
-    result = command("rllib", *small, "--set=num_env_runners=5000", "--storage=.", cwd=tmp_path)
-    assert result.returncode == 2 and "CPUs and there are" in result.stderr
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("num_env_runners=5000", "error: the experiment asks for 5001 CPUs and there are 8"),
+        ("minibatch_size={grid_search: [16, 999]}", "error: minibatch_size=999: `minibatch_size` (999) must be <="),
+    ],
+)
+def test_a_run_that_cannot_begin_is_named_and_leaves_no_folder(setting, words, small, command, ray_cluster, tmp_path):
+    result = command("rllib", *small, f"--set={setting}", "--storage=.", "--stop=training_iteration=1", cwd=tmp_path)
+    assert result.returncode == 2 and words in result.stderr, result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,23 +190,23 @@ def test_bad_experiments_and_checkpoints_are_named(small, command, tmp_path):
 
 
 def test_a_sweep_keeps_what_succeeded_and_names_what_failed(small, command, ray_cluster, tmp_path):
-    sweep = (*small, "--set=minibatch_size={grid_search: [16, 999]}", "--storage=.", "--name=sweep", "--samples=4")
+    sweep = (*small, "--set=model_config.hidden={grid_search: [[8], wide]}", "--storage=.", "--name=sweep", "--samples=4")
     said = command("rllib", *sweep, "--stop=training_iteration=1", cwd=tmp_path)
     assert said.returncode == 2, said.stdout + said.stderr
-    assert "1 of 2 trials failed: minibatch_size=999: " in said.stderr and "--name sweep --resume" in said.stderr
+    assert "1 of 2 trials failed: model_config.hidden=wide: " in said.stderr and "--name sweep --resume" in said.stderr
     [line] = [line for line in said.stdout.splitlines() if iterations(line)]
-    assert line.startswith("minibatch_size=16: iteration "), "progress tells the trial"
+    assert line.startswith("model_config.hidden=[8]: iteration "), "progress tells the trial"
     kept = json.loads((tmp_path / "sweep/sweep.json").read_text())
     told = [(trial["trial"], trial["iterations"], bool(trial["error"])) for trial in kept["trials"]]
-    assert told == [("minibatch_size=16", 1, False), ("minibatch_size=999", 0, True)]
+    assert told == [("model_config.hidden=[8]", 1, False), ("model_config.hidden=wide", 0, True)]
     [table] = kept["tables"]
-    assert [row["policy"] for row in table["rows"][:2]] == ["minibatch_size=16", "nothing"]
+    assert [row["policy"] for row in table["rows"][:2]] == ["model_config.hidden=[8]", "nothing"]
     first = kept["trials"][0]
     assert load_checkpoint(first["checkpoint"]).env_config["max_steps"] == 2 and first["folder"] in first["checkpoint"]
 
     again = ("--storage=.", "--name=sweep", "--resume", "--stop=training_iteration=2", "--samples=0")
     said = command("rllib", *small[:3], *again, cwd=tmp_path)
-    assert said.returncode == 2 and "minibatch_size=999: " in said.stderr, "the failed one was tried again"
+    assert said.returncode == 2 and "model_config.hidden=wide: " in said.stderr, "the failed one was tried again"
     kept = json.loads((tmp_path / "sweep/sweep.json").read_text())
     assert [trial["iterations"] for trial in kept["trials"]] == [2, 0] and kept["tables"] == []
 
