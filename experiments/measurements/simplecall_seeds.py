@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> dict:
     table = Table(title=f"mean reward on held-out photographs, seeds {options.seeds}")
     for column in ("policy", *(f"seed {seed}" for seed in runs), "mean", "spread (std)"):
         table.add_column(column, justify="right")
-    report = {"seconds": {seed: result["seconds"] for seed, result in runs.items()}, "rewards": {}}
+    report: dict[str, Any] = {"seconds": {seed: result["seconds"] for seed, result in runs.items()}, "rewards": {}}
     for policy in POLICIES:
         rewards = [next(row["reward"] for row in result["rows"] if row["policy"].startswith(policy)) for result in runs.values()]
         mean, spread = float(np.mean(rewards)), float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0
