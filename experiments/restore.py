@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def photograph_process(planner: Planner, toolbox: str | None = None, max_steps: 
         toolbox: for planners that can use any.
         max_steps: most steps; by default the training's, or 6.
     """
-    trained: Mapping[str, Any] = getattr(planner, "env_config", None) or {}
+    trained = planner.env_config
     settings: dict[str, Any] = {"max_steps": DEFAULT_MAX_STEPS, "low_resolution_below": PHOTO_LOW_RESOLUTION_BELOW}
     settings |= {key: trained[key] for key in ("toolbox", "quantize", *settings) if trained.get(key) is not None}
     if chosen := toolbox or planner.toolbox:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -65,7 +65,8 @@ class AsyncRestorationEnv(RestorationVectorEnv):
             raise IrEnvError(f"{len(self._under_way)} sub-environments are under way: receive them before a reset")
         self._reseed(seed)
         self._counts[:] = self._counts.max() + 1 if seed is None else 0
-        self.episodes = [None] * self.num_envs
+        # only send() and _raise() meet what has not begun
+        self.episodes = [None] * self.num_envs  # pyrefly: ignore[bad-assignment]
         for env_id in range(self.num_envs):
             self._spawn(env_id, self._begin, options)
 
@@ -110,7 +111,7 @@ class AsyncRestorationEnv(RestorationVectorEnv):
         self._under_way.difference_update(each.env_id for each in ready)
         return ready
 
-    def _raise(self, env_id: int, error: BaseException) -> None:
+    def _raise(self, env_id: int, error: BaseException) -> NoReturn:
         self._under_way.discard(env_id)
         episode = self.episodes[env_id]
         if episode is not None and not episode.done:

@@ -17,7 +17,7 @@ def import_basicsr():
         from torchvision.transforms.functional import rgb_to_grayscale
 
         module = types.ModuleType(name)
-        module.rgb_to_grayscale = rgb_to_grayscale
+        vars(module).update(rgb_to_grayscale=rgb_to_grayscale)
         sys.modules[name] = module
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it uses names that SciPy has moved

@@ -101,7 +101,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
         [self.episode] = start_episodes(self.process, [self.np_random], options)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), inform(self.episode, self.process.suite.names)
+        return self._observation(self.episode), inform(self.episode, self.process.suite.names)
 
     def step(self, action: int):
         if self.episode is None:
@@ -110,7 +110,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
         if self.render_mode == "human":
             self.render()
         info = inform(self.episode, self.process.suite.names, outcome)
-        return self._observation(), outcome.reward, outcome.terminated, outcome.truncated, info
+        return self._observation(self.episode), outcome.reward, outcome.terminated, outcome.truncated, info
 
     def action_masks(self) -> np.ndarray:
         """bool (n + 1,): which actions are allowed now."""
@@ -118,7 +118,8 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
             raise IrEnvError("call reset() before action_masks()")
         return self.episode.mask.astype(bool)
 
-    def render(self):
+    # gymnasium's type variable of the frames belongs to the method, so that no override that returns frames can agree with it
+    def render(self):  # pyrefly: ignore[bad-override]
         if self.episode is None or self.render_mode is None:
             return None
         if self.render_mode == "ansi":
@@ -126,8 +127,8 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
         strip = film_strip(self.episode, self.actions, self.process.suite.names)
         return show(strip) if self.render_mode == "human" else strip
 
-    def _observation(self) -> dict[str, np.ndarray]:
-        observation = observe(self.episode, self.observation_size, self.process.max_steps)
+    def _observation(self, episode: Episode) -> dict[str, np.ndarray]:
+        observation = observe(episode, self.observation_size, self.process.max_steps)
         return {key: value.copy() for key, value in observation.items()}
 
 

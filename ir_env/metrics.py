@@ -233,11 +233,11 @@ class MetricSuite:
         scores = np.empty((len(images), len(self.metrics)), np.float32)
         for (shape, _, reference_shape), indices in groups.items():
             batch = _to_tensor([images[i] for i in indices], self.device)
-            reference = None
-            if reference_shape is not None:
-                reference = _to_tensor([references[i] for i in indices], self.device)
-                if reference_shape != shape:
-                    batch = _resize(batch, reference_shape)
+            # a group's images all have a reference, or none has
+            clean = [each for i in indices if (each := references[i]) is not None]
+            reference = _to_tensor(clean, self.device) if clean else None
+            if reference_shape is not None and reference_shape != shape:
+                batch = _resize(batch, reference_shape)
             with torch.inference_mode():
                 for column, metric in enumerate(self.metrics):
                     given = (batch, reference) if metric.needs_reference else (_mirrored(batch, metric.min_side), None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,8 @@ class Planner(ABC):
     """True for oracles, which look at the clean image."""
     toolbox: str | Sequence[str] | None = None
     """The toolbox that it knows; None if it can use any."""
+    env_config: Mapping[str, Any] = {}
+    """The arguments of the environment that it was trained in; empty if it was trained in none."""
 
     @abstractmethod
     def plan(self, observation: Observation) -> int:

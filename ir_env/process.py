@@ -83,9 +83,7 @@ class RestorationProcess:
 
     def start(self, samples: Sequence[Sample]) -> list[Episode]:
         """Begin an episode for each sample; identical samples are made and scored once."""
-        pairs = {sample: None for sample in samples}
-        for sample in pairs:
-            pairs[sample] = self.dataset.load(sample)
+        pairs = {sample: self.dataset.load(sample) for sample in dict.fromkeys(samples)}
         return self._begin([(sample.id, "+".join(sample.combo), pairs[sample].degraded, pairs[sample].reference) for sample in samples])
 
     def start_image(self, image: np.ndarray, reference: np.ndarray | None = None, name: str = "image") -> Episode:
@@ -124,8 +122,8 @@ class RestorationProcess:
         valid = [self.actions.allows(action, episode.mask) for episode, action in zip(episodes, actions, strict=True)]
         runs = [i for i, action in enumerate(actions) if valid[i] and action != self.actions.stop]
         results = dict(zip(runs, self._run([(episodes[i], actions[i]) for i in runs]), strict=True))
-        moved = [i for i in runs if results[i].error is None]
-        vectors = self.executor.score(self.suite, [results[i].state for i in moved], [episodes[i].reference for i in moved])
+        moved = {i: result.state for i, result in results.items() if result.state is not None}
+        vectors = self.executor.score(self.suite, list(moved.values()), [episodes[i].reference for i in moved])
         scores = dict(zip(moved, vectors, strict=True))
 
         outcomes = []
@@ -137,8 +135,8 @@ class RestorationProcess:
             episode.terminated = action == self.actions.stop
             if i in results and results[i].error is not None:
                 episode.terminated, episode.error = True, str(results[i].error)
-            if i in scores:
-                episode.states.append(results[i].state)
+            if i in moved:
+                episode.states.append(moved[i])
                 episode.applied.append(action)
                 episode.scores.append(self.suite.defined(scores[i]))
                 episode.undefined = without(scores[i])

@@ -76,7 +76,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
         self.autoreset = True
         """Begin the next episode of a sub-environment one step after its last one ended; may be set at any time."""
         self.episodes: list[Episode] = []
-        self._seeds: list[int] | None = None
+        self._seeds: list[int] = []
         self._counts = np.zeros(num_envs, np.int64)
         """Episodes begun by each sub-environment; the next one's sample depends on (seed, group, count)."""
 
@@ -110,7 +110,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
             raise IrEnvError("call reset() before action_masks()")
         return np.stack([episode.mask for episode in self.episodes]).astype(bool)
 
-    def render(self):
+    def render(self):  # pyrefly: ignore[bad-override]  # see RestorationEnv.render
         if self.render_mode is None or not self.episodes:
             return None
         draw = film_strip if self.render_mode == "rgb_array" else transcript
@@ -119,7 +119,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
     def _reseed(self, seed: int | Sequence[int | None] | None) -> None:
         groups = self.num_envs // self.group_size
         if seed is None:
-            if self._seeds is None:
+            if not self._seeds:
                 self._seeds = [int(s) for s in np.random.SeedSequence().generate_state(groups)]
         elif isinstance(seed, int | np.integer):
             self._seeds = [int(seed)] * groups
@@ -127,7 +127,8 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
             if len(seed) != self.num_envs:
                 raise IrEnvError(f"{len(seed)} seeds for {self.num_envs} sub-environments")
             fresh = np.random.SeedSequence().generate_state(groups)
-            self._seeds = [int(fresh[g] if seed[g * self.group_size] is None else seed[g * self.group_size]) for g in range(groups)]
+            told = zip(seed[:: self.group_size], fresh, strict=True)
+            self._seeds = [int(drawn if given is None else given) for given, drawn in told]
 
     def _generator(self, index: int) -> np.random.Generator:
         group = index // self.group_size

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -92,10 +93,11 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a request gave: a new state, or the error of the tool."""
+    """What a request gave: a new state, or an error."""
 
     state: ImageState | None
-    error: ToolFailure | None = None
+    error: Exception | None = None
+    """The tool's :class:`ToolFailure`, or what kept a pool from running it."""
     seconds: float = 0.0
     """What the tool took for this image, its share of its batch; a shared or cached result keeps the time of its one execution."""
     cached: bool = False
@@ -116,16 +118,19 @@ class ExecutorStats:
     """Requests answered from the cache or by an identical request of the same call."""
     failures: int = 0
     """Requests whose tool failed."""
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
     """Running time by tool."""
 
 
 class Scorer(Protocol):
     """A fixed list of image-quality metrics, such as :class:`ir_env.metrics.MetricSuite`; picklable."""
 
-    names: tuple[str, ...]
-    """Which metrics, in the order of the vector; two scorers of equal names give equal vectors."""
     device: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which metrics, in the order of the vector; two scorers of equal names give equal vectors."""
+        ...
 
     def score(self, images: Sequence[np.ndarray], references: Sequence[np.ndarray | None]) -> np.ndarray:
         """float32 (N, K)."""
@@ -164,7 +169,7 @@ class LocalExecutor:
         import torch  # noqa: F401  here, so that no tool's running time holds it
 
         self.toolbox = toolbox
-        self.quantize = quantize
+        self.quantize: Quantize = quantize
         self.device = device
         self.threads = threads
         self.stats = ExecutorStats()
@@ -180,7 +185,7 @@ class LocalExecutor:
             UnknownToolError: a request names a tool that the toolbox does not hold (nothing is run then).
         """
         tools = [self.toolbox[request.tool] for request in requests]
-        results: list[Result | None] = [None] * len(requests)
+        found: dict[int, Result] = {}
         pending: dict[tuple, list[int]] = {}
         for index, (request, tool) in enumerate(zip(requests, tools, strict=True)):
             if not tool.spec.deterministic:
@@ -189,7 +194,7 @@ class LocalExecutor:
             key = (*request.state.key, tool.spec.fingerprint)
             hit = self._cache.get(key)
             if hit is not None:
-                results[index] = replace(hit, cached=True)
+                found[index] = replace(hit, cached=True)
             else:
                 pending.setdefault(key, []).append(index)
 
@@ -204,10 +209,11 @@ class LocalExecutor:
                 states = [requests[pending[key][0]].state for key in part]
                 for key, result in zip(part, self._run_batch(self.toolbox[name], states), strict=True):
                     for position, index in enumerate(pending[key]):
-                        results[index] = result if position == 0 else replace(result, cached=True)
+                        found[index] = result if position == 0 else replace(result, cached=True)
                     if result.state is not None and key[0] != "once":
                         self._cache.put(key, result, result.state.pixels.nbytes)
 
+        results = [found[index] for index in range(len(requests))]
         self.stats.requests += len(requests)
         self.stats.hits += sum(result.cached for result in results)
         self.stats.failures += sum(result.error is not None for result in results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
@@ -63,7 +64,7 @@ class LearnedTool(Tool):
         self.module, self.multiple, self.minimum = module.eval(), multiple, minimum
         self.overlap, self.precision = overlap, precision
         self._device: torch.device | None = None
-        code = code or type(module).__name__ + inspect.getsource(inspect.getmodule(type(module)))
+        code = code or type(module).__name__ + inspect.getsource(sys.modules[type(module).__module__])
         parameters = sum(value.numel() for value in module.parameters())
         self.spec = ToolSpec(
             name=name,

@@ -79,16 +79,17 @@ def iter_plans(executor: Executor, jobs: Sequence[Job], at_once: int | None = No
             yield number, step, result
             result = result if result.cached else replace(result, cached=True)
             path = paths[number]
-            ended = result.state is None or step + 1 == len(path)
-            # a plan that failed has no use for its further steps
-            for done in path[step:] if ended else path[step : step + 1]:
+            if result.state is None or step + 1 == len(path):
+                del states[number]
+                # a plan that failed has no use for its further steps
+                past = path[step:]
+            else:
+                states[number] = result.state
+                past = path[step : step + 1]
+            for done in past:
                 uses[done] -= 1
                 if not uses[done]:
                     kept.pop(done, None)
-            if ended:
-                del states[number]
-            else:
-                states[number] = result.state
         if uses[prefix]:
             kept[prefix] = result
 

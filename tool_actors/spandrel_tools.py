@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ def recognise(path: Path, name: str, task: str, note: str = "") -> LearnedTool:
     # without the prefixes that training leaves, for X-Restormer, too
     state = canonicalize_state_dict(read_state(path))
     network: nn.Module
+    facts: dict[str, Any]
     if xrestormer.is_xrestormer(state):
         network = _load(path, lambda: xrestormer.from_state(state, scale=4 if task == "super_resolve" else 1))
         facts = {"scale": network.scale, "tile": TILE}

@@ -13,7 +13,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from tool_actors.errors import DuplicateToolError, IrEnvError, UnknownNameError, UnknownToolError
 from tool_actors.tasks import TASK_OF
@@ -157,6 +157,10 @@ class Toolbox(Sequence[Tool]):
     def names(self) -> list[str]:
         return list(self._tools)
 
+    @overload
+    def __getitem__(self, key: int | str) -> Tool: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Tool]: ...
     def __getitem__(self, key):
         if isinstance(key, str):
             try:

@@ -32,31 +32,31 @@ def user_file() -> Path:
     return Path(named) if named else Path.home() / ".config" / "ir_env" / "tools.yaml"
 
 
-def _classical() -> list[Entry]:
+def _classical() -> Sequence[Entry]:
     from tool_actors.classical import classical_tools
 
     return classical_tools()
 
 
-def _learned() -> list[Entry]:
+def _learned() -> Sequence[Entry]:
     from tool_actors.embedded import embedded_tools
 
     return embedded_tools()
 
 
-def _published() -> list[Entry]:
+def _published() -> Sequence[Entry]:
     from tool_actors.published import published_tools
 
     return published_tools()
 
 
-def _rl_restore() -> list[Entry]:
+def _rl_restore() -> Sequence[Entry]:
     from tool_actors.published import rl_restore_tools
 
     return rl_restore_tools()
 
 
-def _plugins() -> list[Entry]:
+def _plugins() -> Sequence[Entry]:
     """The tools that installed packages offer through the entry point group ``ir_env.tools``."""
     tools: list[Entry] = []
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
@@ -70,11 +70,11 @@ def _plugins() -> list[Entry]:
     return tools
 
 
-def _user() -> list[Entry]:
+def _user() -> Sequence[Entry]:
     return read_manifest(user_file()) if user_file().is_file() else []
 
 
-NAMED_TOOLBOXES: dict[str, Callable[[], list[Entry]]] = {
+NAMED_TOOLBOXES: dict[str, Callable[[], Sequence[Entry]]] = {
     "default": partial(read_manifest, FOLDER / "default.yaml"),
     "classical": _classical,
     "learned": _learned,
@@ -120,7 +120,7 @@ def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox, only: 
         try:
             _add(made, entry)
         except (WeightsMissing, UnsupportedCheckpointError) as error:
-            made.absent[entry.name] = error
+            made.absent[_name(entry)] = error
     if made.absent and not len(made):
         first = next(iter(made.absent.values()))
         raise IrEnvError(f"none of the {len(made.absent)} tools of toolbox {made.name!r} is there. The first: {first}")
@@ -138,7 +138,7 @@ def load_toolbox(toolbox: str | Path | Sequence[str | Mapping] | Toolbox, only: 
 
 def _add(toolbox: Toolbox, entry: Tool | Deferred) -> None:
     if isinstance(entry, Deferred):
-        described = entry.checkpoint and {key: value for key, value in asdict(entry.checkpoint).items() if value}
+        described = {key: value for key, value in asdict(entry.checkpoint).items() if value} if entry.checkpoint else None
         toolbox.add(entry.build(), described)
     else:
         toolbox.add(entry)
@@ -168,7 +168,7 @@ def checkpoints(toolbox: str | Path) -> list[Checkpoint]:
     return [entry for entry in _listed(toolbox)[0] if isinstance(entry, Checkpoint)]
 
 
-def _listed(toolbox: str | Path) -> tuple[list[Entry], Path]:
+def _listed(toolbox: str | Path) -> tuple[Sequence[Entry], Path]:
     """The entries as they are written, and the folder that their relative paths start from."""
     if toolbox in NAMED_TOOLBOXES:
         return NAMED_TOOLBOXES[str(toolbox)](), Path()
@@ -178,7 +178,7 @@ def _listed(toolbox: str | Path) -> tuple[list[Entry], Path]:
     raise UnknownNameError("toolbox", str(toolbox), NAMED_TOOLBOXES, "A YAML file or a list of tools is a toolbox, too.")
 
 
-def _resolve(listed: list[Entry], beside: Path) -> list[Tool | Deferred]:
+def _resolve(listed: Sequence[Entry], beside: Path) -> list[Tool | Deferred]:
     """Names become the tools, or the toolboxes, that they name; checkpoints become tools that load when they are built."""
     resolved: list[Tool | Deferred] = []
     index: dict[str, Tool | Deferred] = {}

@@ -55,13 +55,14 @@ def _list(options: argparse.Namespace) -> int:
 
     rows, absent = [], 0
     for entry in entries(options.toolbox):
+        told = entry if isinstance(entry, Deferred) else entry.spec
         try:
             tool = entry.build() if isinstance(entry, Deferred) else entry
             rows.append((tool.spec.name, tool.spec.task, f"x{tool.spec.scale}", escape(tool.spec.summary)))
         except (WeightsMissing, UnsupportedCheckpointError) as error:
             absent += 1
             state = "weights absent" if isinstance(error, WeightsMissing) else "not usable"
-            rows.append((entry.name, entry.task, "", f"[dim]{state}: {escape(entry.summary)}[/]"))
+            rows.append((told.name, told.task, "", f"[dim]{state}: {escape(told.summary)}[/]"))
     table = Table(title=f"toolbox {options.toolbox}: {len(rows) - absent} tools" + (f", {absent} absent" if absent else ""))
     for column in ("tool", "task", "scale", "what it is"):
         table.add_column(column, overflow="fold")

@@ -53,7 +53,7 @@ def measure(num_envs: int, crop_size: int, steps: int, rounds: int, seed: int = 
     )
     env.reset(seed=seed)
     executor, suite = env.process.executor, env.process.suite
-    recorded: list[tuple] = []
+    recorded: list[list] = []
     run, score = executor.run, suite.score
 
     def recording_run(requests):

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -96,7 +97,7 @@ def executors(options: argparse.Namespace, console: Console, report: dict) -> di
         lambda: RayServe(CORES, 16),
         lambda: Pooled(CORES, 16),
     ]
-    results = []
+    results: list[dict[str, Any]] = []
     for make in makers:
         try:
             rival = make()
@@ -416,7 +417,7 @@ def memory(options: argparse.Namespace, console: Console, report: dict) -> dict:
     settings = {"toolbox": Toolbox([Identity()]), "placements": [{"replicas": CORES}], "cache_bytes": bound, "max_batch": 64}
     pool = _pool(settings, CORES)
     rng = np.random.default_rng(0)
-    marks = []
+    marks: list[dict[str, Any]] = []
     try:
         executor = pool.executor()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tool_actors.errors import IrEnvError
 from tool_actors.executor import ImageState, LocalExecutor, Request
 from tool_actors.toolboxes import load_toolbox
 
@@ -127,7 +128,7 @@ def _serve_http(ports) -> None:
             self.end_headers()
             self.wfile.write(answer)
 
-        def log_message(self, *arguments):
+        def log_message(self, format, *arguments):
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
@@ -236,8 +237,8 @@ class Pooled(Rival):
 
     def call(self, state: ImageState, tool: str) -> ImageState:
         result = self._executor.submit(Request(state, tool)).result()
-        if result.error is not None:
-            raise result.error
+        if result.state is None:
+            raise IrEnvError(str(result.error)) from result.error
         with self._lock:
             self.executions = self._executor.stats.executions
         return result.state

@@ -208,7 +208,7 @@ class Case:
 
         model, rows = copy.deepcopy(self.policy.model), [trl_row(self.chats[0])]
         settings |= {"rollout_func": rollouts, "reward_weights": list(REWARDS.values())}
-        return make_trainer(self.folder, model, self.policy.processor, map(rewarder, REWARDS), rows, self.count, **settings)
+        return make_trainer(self.folder, model, self.policy.processor, list(map(rewarder, REWARDS)), rows, self.count, **settings)
 
     def rows(self, rewards: np.ndarray) -> list[dict]:
         """TRL's rows, each with the rewards of its completion."""
@@ -296,7 +296,7 @@ class PromptEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options=None):
         self.shown = self.photos[[each % len(self.photos) for each in seed]]
         return self._observation(0), {}
 
@@ -385,7 +385,7 @@ def compare_speed(folder: Path, prompter: Prompter, options: argparse.Namespace,
     finally:
         algorithm.stop()
         ray.shutdown()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"side": "TRL", **theirs.row(), "tokens": trainer.state.log_history[-1]["completions/mean_length"]},
         {"side": "ours", **ours.row(), "tokens": float(np.mean([result["env_runners"]["tokens"] for result in results]))},
     ]

@@ -44,7 +44,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ir_env.evaluation import Table
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         (out / name / DONE).touch()
         policies[f"SFT + GRPO, seed {seed}"] = out / name
     table = compare(out / "demos", policies, options.images)
-    told = {"images": len(table.photographs), "policies": {row.policy: row.as_dict() for row in table.rows}}
+    told: dict[str, Any] = {"images": len(table.photographs), "policies": {row.policy: row.as_dict() for row in table.rows}}
     told["differences"] = [asdict(difference) for difference in table.differences]
     save_json({**told, "seconds": {**seconds, "this command": round(time.monotonic() - start)}}, out / "table.json")
     formed = {"formed": lambda row: f"{row.more['well_formed']:.0%}" if "well_formed" in row.more else ""}

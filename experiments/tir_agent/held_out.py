@@ -11,6 +11,7 @@ import numpy as np
 
 from ir_env.episode import Episode
 from ir_env.evaluation import Row, Table, photo_of, run_all, summarise
+from ir_env.planner import Planner
 from ir_env.process import PHOTO_LOW_RESOLUTION_BELOW, RestorationProcess
 from tool_actors.tasks import TASKS
 
@@ -36,12 +37,15 @@ def begin(process: RestorationProcess, rows: Dataset, rollouts: int = 1) -> list
     return [episode.fork() for episode in started for _ in range(rollouts)]
 
 
-def evaluate(name: str, planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any]) -> Row:
-    """A policy on held-out images, and how its answers were formed."""
+def evaluate(name: str, planner: Planner, rows: Dataset, made_with: dict[str, Any]) -> Row:
+    """A policy on held-out images, and how its answers were formed if it is a vision-language model."""
+    from policies.vlm.planner import VLMPlanner
+
     process = make_process(made_with)
     episodes = begin(process, rows)
     run_all(process, planner, episodes)
-    return summarise(process, name, episodes, well_formed=planner.well_formed, answers=dict(planner.counts))
+    formed = {"well_formed": planner.well_formed, "answers": dict(planner.counts)} if isinstance(planner, VLMPlanner) else {}
+    return summarise(process, name, episodes, **formed)
 
 
 def evaluate_demonstrator(name: str, rows: Dataset, made_with: dict[str, Any]) -> Row:

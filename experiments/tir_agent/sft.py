@@ -187,7 +187,7 @@ def replay(job: dict[str, Any]) -> list[dict]:
     plans = [[tool for _, tool in trajectory] for _, trajectory in job["demonstrations"]]
     starts = [ImageState.from_pixels(np.asarray(rows[row]["degraded"])) for row, _ in job["demonstrations"]]
     ran = run_plans(executor, list(zip(starts, plans, strict=True)))
-    chains = [[start, *(result.state for result in results if result.error is None)] for start, results in zip(starts, ran, strict=True)]
+    chains = [[start, *(each.state for each in results if each.state is not None)] for start, results in zip(starts, ran, strict=True)]
     return [
         {"image": Image.fromarray(state.as_uint8()), "history": plan[:step], "answer": [*plan, "stop"][step]}
         for plan, chain in zip(plans, chains, strict=True)
@@ -250,7 +250,7 @@ def train(options: argparse.Namespace, policy: PolicySettings) -> None:
     from tool_actors.errors import IrEnvError
     from tool_actors.toolboxes import load_toolbox
 
-    prompter = policy.prompter(ActionTable(load_toolbox(policy.toolbox)))
+    prompter = policy.prompter(ActionTable(load_toolbox(policy.toolbox or "default")))
     lora = parse_lora(options.lora) if options.lora else None
     vlm = VisionLanguageModel.load(options.model, prompter, lora, seed=options.seed)
     folder = options.out / "checkpoints"

@@ -36,7 +36,10 @@ class Sample:
         match = re.fullmatch(r"(?P<photo>.+?)(\[(?P<box>\d+,\d+,\d+,\d+)\])?\|(?P<combo>[^|]+)\|(?P<seed>\d+)", text)
         if match is None:
             raise IrEnvError(f"sample {text!r}: write photo[top,left,height,width]|combination|seed, as in info['sample']")
-        box = match["box"] and tuple(map(int, match["box"].split(",")))
+        box = None
+        if match["box"]:
+            top, left, height, width = map(int, match["box"].split(","))
+            box = top, left, height, width
         return cls(match["photo"], parse_combo(match["combo"]), box, int(match["seed"]))
 
 

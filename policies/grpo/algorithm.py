@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -127,15 +128,15 @@ class GRPO(Algorithm):
         result = self._estimator(rewards.reshape(*shape, len(names)), extra, [weight for _, weight in beside])
         add_column(episodes, "advantages", result.advantages.reshape(-1).astype(np.float32))
         add_column(episodes, "rollout", np.arange(len(episodes)))
-        self._log(episodes, result, valid)
+        self._log(episodes, names, result, valid)
 
-    def _log(self, episodes: list[SingleAgentEpisode], result: Advantages, valid: np.ndarray) -> None:
-        values = {
+    def _log(self, episodes: list[SingleAgentEpisode], names: Sequence[str], result: Advantages, valid: np.ndarray) -> None:
+        values: dict[tuple[str, ...], float] = {
             ("format_rate",): valid.mean(),
             ("diversity",): diversity(episodes, self.config.group_size),
             ("zero_spread",): (result.advantages == 0).all(1).mean(),
         }
-        for k, name in enumerate(self._estimator.names):
+        for k, name in enumerate(names):
             values["reward", name], values["weight", name] = result.batch_mean[k], result.weights[k]
             if result.running_mean is not None:
                 values["ema", name] = result.running_mean[k]

@@ -66,7 +66,8 @@ class GRPOTorchLearner(TorchLearner):
         module.eval()
         columns = token_columns(columns)
         totals: Counter[str] = Counter()
-        losses, first = [], None
+        losses: list[Tensor] = []
+        first: dict[str, float] = {}
         for rows in rollout_minibatches(columns[ROLLOUT], config.num_minibatches):
             minibatch = take(columns, rows)
             weights = token_weights(minibatch[TOKEN_MASK], minibatch[ROLLOUT], config.loss_normalisation, config.max_rollout_tokens)

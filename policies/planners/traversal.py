@@ -11,6 +11,7 @@ from ir_env.degradations import parse_combo
 from ir_env.metrics import find_metric
 from ir_env.observation import view
 from ir_env.planner import Observation, Planner, Tried
+from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 
 SCHEDULE = ("denoise", "dejpeg", "defocus_deblur", "motion_deblur", "derain", "dehaze", "brighten", "super_resolve")
@@ -58,17 +59,21 @@ class TraversalPlanner(Planner):
                 continue
             gains = np.nan_to_num(self._gains(observation, tools), nan=-math.inf, posinf=math.inf, neginf=-math.inf)
             best = int(np.argmax(gains))
-            enlarges = task == "super_resolve" and not self._asks_oracle(observation) and gains[best] > -math.inf
+            enlarges = task == "super_resolve" and self._oracle(observation) is None and gains[best] > -math.inf
             if enlarges or gains[best] >= self.threshold:
                 return tools[best]
         return actions.stop
 
-    def _asks_oracle(self, observation: Observation) -> bool:
-        return observation.oracle is not None and self.judges is None
+    def _oracle(self, observation: Observation) -> Callable[[Sequence[int]], list[float]] | None:
+        """Gains by the clean image; None where the judges tell."""
+        return observation.oracle if self.judges is None else None
 
     def _gains(self, observation: Observation, tools: Sequence[int]) -> list[float]:
-        if self._asks_oracle(observation):
-            return observation.oracle(tools)
+        oracle = self._oracle(observation)
+        if oracle is not None:
+            return oracle(tools)
+        if observation.try_tools is None:
+            raise IrEnvError(f"{self.name} tries tools: give it observations that can, those of ir_env.planner.observation_of")
         weights = JUDGES if self.judges is None else self.judges
         now, *tried = observation.try_tools([observation.actions.stop, *tools], list(weights))
         return [gain_by(weights, now, result) for result in tried]
@@ -77,11 +82,14 @@ class TraversalPlanner(Planner):
 def gain_by(weights: Mapping[str, float], before: Tried, after: Tried) -> float:
     """What a result gains by the metrics that score both it and the image before; without any, as where the tool failed, minus
     infinity."""
-    known = [name for name in weights if before.scores[name] is not None and after.scores[name] is not None]
-    if after.error or not known:
+    gains = {}
+    for name in weights:
+        first, last = before.scores[name], after.scores[name]
+        if first is not None and last is not None:
+            gains[name] = last - first if find_metric(name).higher_is_better else first - last
+    if after.error or not gains:
         return -math.inf
-    signs = {name: 1.0 if find_metric(name).higher_is_better else -1.0 for name in known}
-    return sum(weights[name] * signs[name] * (after.scores[name] - before.scores[name]) for name in known)
+    return sum(weights[name] * gain for name, gain in gains.items())
 
 
 class KnownDegradations:

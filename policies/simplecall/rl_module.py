@@ -28,7 +28,7 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
         # RLlib adds its own default settings to the model_config; ours are these
         options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
         options["tools"] = [tool for _, tool in self.model_config.get("actions", ())]
-        self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **options)
+        self.network = SimpleCallNetwork(int(self.action_space.n), int(self.observation_space["history"].shape[0]), **options)
 
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         observation = batch[Columns.OBS]

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ir_env.datasets.base import fixed_samples
 from ir_env.evaluation import compare
-from ir_env.planner import Planner, run
+from ir_env.planner import Planner, observation_of, run
 from ir_env.process import RestorationProcess
 from policies.loading import load_policy
 from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner, baselines, search_fixed_plan
@@ -110,6 +112,13 @@ def test_traversal_judges_without_the_clean_image(photo, reference):
         pass
     assert process.actions.name(episode.history[0]) == "tv.denoise" and not episode.error
     assert episode.executions == process.executor.stats.executions, "what was tried is not run again, without a cache"
+
+
+def test_traversal_says_what_it_misses_where_it_can_try_nothing(process):
+    [episode] = process.start(fixed_samples(process.dataset, 1, 1))
+    blind = replace(observation_of(process, episode), oracle=None, try_tools=None)
+    with pytest.raises(IrEnvError, match="traversal tries tools"):
+        TraversalPlanner(lambda observation: ("denoise",)).plan(blind)
 
 
 def test_traversal_enlarges_whatever_the_judges_say_of_another_picture(crop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 
 import cv2
@@ -24,7 +25,7 @@ class ClassicalTool(Tool):
 
     def __init__(self, name: str, task: str, function: Callable[..., np.ndarray], scale: int = 1, **parameters):
         self.function, self.parameters = function, parameters
-        code = inspect.getsource(inspect.getmodule(function))
+        code = inspect.getsource(sys.modules[function.__module__])
         described = inspect.cleandoc(function.__doc__ or "")
         if parameters:
             described += "\n\nHere: " + ", ".join(f"{key} = {value}" for key, value in parameters.items()) + "."
@@ -111,4 +112,4 @@ def _transfer(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.fft.rfft2(np.roll(placed, (-(side // 2), -(side // 2)), axis=(0, 1)))
 
 
-_SHARED_CODE = inspect.getsource(inspect.getmodule(to_uint8))
+_SHARED_CODE = inspect.getsource(sys.modules[__name__])

@@ -30,7 +30,8 @@ def load_embedded(folder: Path, name: str) -> Tool:
     load_into(network, folder / f"{name}.safetensors")
     gains = ", ".join(f"{gain:+.2f} dB on {photos}" for photos, gain in card["gain_db"].items())
     scale = 4 if card["network"] == "x4" else 1
-    description = f"{type(network).__doc__.splitlines()[0]}\n\nTrained on {card['degradation']}; gain {gains}."
+    what, _, _ = (type(network).__doc__ or "").partition("\n")
+    description = f"{what}\n\nTrained on {card['degradation']}; gain {gains}."
     # a curve network must see the whole image, and bends it strip by strip
     tile = None if card["network"] == "curve" else TILE
     return LearnedTool(name, card["task"], network, scale=scale, multiple=network.multiple, tile=tile, description=description)

@@ -162,7 +162,8 @@ class PoolExecutor:
     def __init__(self, pool: MCPool, quantize: Quantize = "uint8", toolbox: Toolbox | None = None):
         if quantize not in ("uint8", "none"):
             raise IrEnvError(f"quantize must be 'uint8' or 'none', not {quantize!r}")
-        self.pool, self.toolbox, self.quantize = pool, toolbox or pool.toolbox, quantize
+        self.pool, self.toolbox = pool, toolbox or pool.toolbox
+        self.quantize: Quantize = quantize
         self.stats = ExecutorStats()
         self._window = threading.BoundedSemaphore(pool.config.max_in_flight)
         self._connections: dict[int, Connection] = {}
@@ -171,7 +172,8 @@ class PoolExecutor:
         self._lock = threading.Lock()
         self._references: OrderedDict[int, tuple[np.ndarray, str]] = OrderedDict()
         # not at the end of the process: Ray goes then, too
-        weakref.finalize(self, _release, self._connections).atexit = False
+        finalizer = weakref.finalize(self, _release, self._connections)
+        finalizer.atexit = False  # pyrefly: ignore[missing-attribute]  # typeshed has its empty __slots__, and not that it is a property
 
     def close(self) -> None:
         """End it, and wait until the pool knows; requests without an answer fail, and so does every later one."""

@@ -19,7 +19,7 @@ from tool_actors.pool.config import Placement, PoolConfig, uncovered
 from tool_actors.pool.connection import LOST
 from tool_actors.pool.instance import ToolInstance
 from tool_actors.pool.mailbox import Mailbox
-from tool_actors.pool.messages import Delivery, Outcome, Service, Work
+from tool_actors.pool.messages import Delivery, Outcome, Service, ToolShape, Work
 from tool_actors.pool.scheduler import InstanceLost, Job, Scheduler
 from tool_actors.toolboxes import names_of
 
@@ -52,10 +52,10 @@ class RayInstance:
 
     async def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         service, shape, payloads = jobs[0].service, jobs[0].shape, [job.payload for job in jobs]
-        if service.kind == "metrics":
-            call = self.actor.score.remote(service, self._scorers[service], payloads)
-        else:
+        if isinstance(shape, ToolShape):
             call = self.actor.run.remote(service.name, payloads, shape.quantize)
+        else:
+            call = self.actor.score.remote(service, self._scorers[service], payloads)
         # copies: a view would keep the whole batch in the object store for as long as one of its images is cached
         return [each if each.value is None else each._replace(value=each.value.copy()) for each in await self._call(call)]
 
@@ -84,14 +84,15 @@ class Dispatcher:
 
     def __init__(self, given: Sequence[PoolConfig | ray.ObjectRef], shard: int):
         [self._given], self.shard = given, shard
-        self.config: PoolConfig | None = None
+        self.config: PoolConfig
+        """This and the scheduler are there once it is ready."""
         self._scorers: dict[Service, Scorer] = {}
         self._started: asyncio.Task | None = None
         self._tending: list[asyncio.Task] = []
         self._specs: list = []
         self._names: list[str] = []
         self._mailboxes: dict[str, Mailbox] = {}
-        self._scheduler: Scheduler | None = None
+        self._scheduler: Scheduler
 
     def _serves(self, placement: int, service: Service) -> bool:
         chosen = self.config.placements[placement]
@@ -204,7 +205,7 @@ class Dispatcher:
     async def stop(self) -> None:
         for task in self._tending:
             task.cancel()
-        if self._scheduler is not None:
+        if hasattr(self, "_scheduler"):  # it may have failed to start
             self._scheduler.stop()
 
 

@@ -380,8 +380,8 @@ class Scheduler:
                         self._gone_busy_s += idle[0].busy_s
                         self._remove(idle[0])
 
-    def instances(self) -> list[Instance]:
-        """Those that are ready."""
+    def instances(self) -> list[Any]:
+        """Those that are ready, of the kind that ``launch`` makes."""
         return [slot.instance for slot in self._slots if slot.ready]
 
     # -- figures -------------------------------------------------------------------------------------------------------------------
