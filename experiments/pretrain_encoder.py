@@ -31,7 +31,7 @@ from torch import nn
 
 from experiments.resumable import folder_for
 from experiments.train_tools import has_bfloat16_units
-from ir_env.datasets import SynthesisedDataset, load_photos
+from ir_env.datasets import Split, SynthesisedDataset, load_photos
 from ir_env.episode import Episode
 from ir_env.observation import view
 from ir_env.process import RestorationProcess
@@ -112,7 +112,7 @@ def make_sets(options: argparse.Namespace, size: int, tools: list[str | dict]) -
 
 
 def make_examples(
-    photos: str, split: str, size: int, tools: list[str | dict], states: int, seed: int, processes: int, work: Path
+    photos: str, split: Split, size: int, tools: list[str | dict], states: int, seed: int, processes: int, work: Path
 ) -> Examples:
     """Images, uint8 (N, S, S, 3); which degradations are left, float32 (N, 8); gains, float32 (N, tools), NaN where forbidden."""
     deciding = {

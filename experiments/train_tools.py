@@ -36,7 +36,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 
 from experiments.resumable import folder_for
-from ir_env.datasets import Photos, load_photos
+from ir_env.datasets import Photos, Split, load_photos
 from ir_env.degradations import degrade, parse_combo
 from ir_env.degradations.recipe import Scene
 from tool_actors.embedded import FOLDER
@@ -260,7 +260,7 @@ def _draw(value, rng: np.random.Generator):
 def _photo_sets(options: argparse.Namespace) -> list[tuple[str, Photos]]:
     """(name, photographs) to learn from, to hold out, and those to report on; a name is the last two parts of the folder's path."""
 
-    def named(folder: str, split: str) -> tuple[str, Photos]:
+    def named(folder: str, split: Split) -> tuple[str, Photos]:
         return "/".join(Path(folder).resolve().parts[-2:]), load_photos(folder, split)
 
     if options.heldout:

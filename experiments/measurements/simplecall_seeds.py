@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     table = RichTable("policy", *(f"seed {seed}" for seed in runs), "mean", "spread (std)", title="mean reward")
     report: dict[str, Any] = {"seconds": {str(seed): told["seconds"] for seed, told in runs.items()}, "rewards": {}}
     for policy in POLICIES:
-        rewards = [row_of(told, policy).reward for told in runs.values()]
+        rewards = [float(np.mean(np.array(row_of(told, policy).per_image["reward"], np.float64))) for told in runs.values()]
         report["rewards"][policy] = {
             "seeds": rewards,
             "mean": float(np.mean(rewards)),

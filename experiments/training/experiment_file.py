@@ -96,7 +96,7 @@ def expand(config: Any) -> dict[str, Any]:
         variant = config.copy(copy_frozen=False)
         for name, value in found.items():
             if name == "model_config":
-                variant.rl_module(rl_module_spec=replace(spec, model_config=value))
+                variant.rl_module(rl_module_spec=replace(spec, model_config=value))  # pyrefly: ignore[bad-specialization]  it is RLlib's
             else:
                 setattr(variant, name, value)
         variants[", ".join(f"{'.'.join(map(str, path)).lstrip('_')}={_short(value)}" for path, value in chosen.items())] = variant
@@ -165,6 +165,7 @@ def _short(value: Any) -> str:
 def _from_python(path: Path) -> Experiment:
     name = f"ir_env_experiment_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -245,7 +246,8 @@ def _check_environment(config: Any) -> None:
 
     try:
         # the pool that it may run on is started later
-        env = RestorationVectorEnv(num_envs=config.num_envs_per_env_runner, **{**config.env_config, "executor": "local"})
+        arguments: dict[str, Any] = {**config.env_config, "executor": "local"}
+        env = RestorationVectorEnv(num_envs=config.num_envs_per_env_runner, **arguments)
     except TypeError as error:
         raise ExperimentError(f"env_config: {error}; its keys are the arguments of RestorationVectorEnv") from error
     config.env_config["toolbox"] = env.process.executor.toolbox.references

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ir_env.datasets.base import Dataset, Pair, Sample
 from ir_env.datasets.mio100 import MiO100Dataset
-from ir_env.datasets.photos import BuiltinPhotos, FolderPhotos, Photos, load_photos
+from ir_env.datasets.photos import BuiltinPhotos, FolderPhotos, Photos, Split, load_photos
 from ir_env.datasets.synthesised import SynthesisedDataset
 from tool_actors.errors import IrEnvError
 
@@ -19,6 +19,7 @@ __all__ = [
     "Pair",
     "Photos",
     "Sample",
+    "Split",
     "SynthesisedDataset",
     "load_dataset",
     "load_photos",
