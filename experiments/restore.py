@@ -30,6 +30,8 @@ from ir_env.rendering import sheet
 from policies.loading import load_policy
 from policies.planners import FixedPlan
 from tool_actors.errors import IrEnvError
+from tool_actors.executor import LocalExecutor
+from tool_actors.toolboxes import load_toolbox
 
 RESULTS = ("_restored.png", "_steps.png", "_trace.json")
 """What the names of a photograph's results end in."""
@@ -119,7 +121,11 @@ def photograph_process(planner: Planner, toolbox: str | None = None, max_steps: 
         settings["toolbox"] = chosen
     if max_steps is not None:
         settings["max_steps"] = max_steps
-    return RestorationProcess(**settings, cache_bytes=0)
+    # a photograph is worth all cores, and the last bit that some networks round otherwise with more of them
+    executor = LocalExecutor(
+        load_toolbox(settings.pop("toolbox", "default")), settings.pop("quantize", "uint8"), cache_bytes=0, threads=os.cpu_count() or 1
+    )
+    return RestorationProcess(**settings, executor=executor)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------------------
