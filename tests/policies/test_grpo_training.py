@@ -130,9 +130,9 @@ def test_what_is_read_from_rollouts():
     for episode, row in zip(episodes, gains, strict=True):
         first, last = episode.get_infos(0)["metrics"], episode.get_infos(-1)["metrics"]
         expected = [(1 if name != "piqe" else -1) * (last[name] - first[name]) for name in names]
-        assert row.tolist() == pytest.approx(expected), "a lower gmsd is better"
+        assert row.tolist() == pytest.approx(expected), "a lower piqe is better"
     _, finals = rollout_rewards(episodes, "final")
-    assert finals[0].tolist() == pytest.approx([float(v) * s for v, s in zip(episodes[0].get_infos(-1)["metrics"].values(), (1, 1, -1))])
+    assert finals[0].tolist() == pytest.approx([float(v) * s for v, s in zip(episodes[0].get_infos(-1)["metrics"].values(), (1, 1, 1, -1))])
     assert rollout_rewards(episodes, "return")[1][:, 0].tolist() == pytest.approx([episode.get_return() for episode in episodes])
     assert valid_share(episodes).tolist() == [1.0] * 8
     episodes[0].get_infos(-1)["invalid"] = True
@@ -215,7 +215,7 @@ def test_what_is_reported(uninterrupted):
     for name in ("reward", "weight", "ema"):
         assert set(first["grpo"][name]) == metrics
     weights = [set(told["grpo"]["weight"].values()) for told in uninterrupted[0]]
-    assert weights[0] == {1 / 3} and any(len(later) > 1 for later in weights[1:])
+    assert weights[0] == {1 / 4} and any(len(later) > 1 for later in weights[1:])
     assert first["grpo"]["reward"] == first["grpo"]["ema"]
     assert set(last["grpo"]["tool_use"]) <= {*TOOLS, "stop"} and first["grpo"]["format_rate"] == 1
     assert all(0.25 <= each["grpo"]["diversity"] <= 1 for each in uninterrupted[0])
