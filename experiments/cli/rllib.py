@@ -59,6 +59,7 @@ def _train(options: argparse.Namespace) -> int:
     console.print("loading the experiment (Ray and torch take some seconds) ...")
     from experiments.training.experiment_file import load_experiment
     from experiments.training.launch import RESTORATION, closing_table, run_folder, train
+    from experiments.training.progress import reached
     from experiments.training.sweep import close_sweep
     from policies.loading import load_before_training
     from tool_actors.errors import IrEnvError
@@ -71,19 +72,19 @@ def _train(options: argparse.Namespace) -> int:
     console.print(f"{verb} {experiment.name}; the run is kept in {folder}\n  curves: tensorboard --logdir {folder}", soft_wrap=True)
     extend = options.resume and bool(options.stop)
     outcome = train(experiment, folder, console, options.checkpoint_freq, options.resume, options.address, extend)
+    storage = "" if options.storage == "results" else f" --storage {options.storage}"
+    resume = f"rllib train file {options.experiment}{storage} --name {folder.name} --resume"
     if outcome.interrupted:
-        console.print(f"interrupted. What was learned is kept; go on with the same command and --name {folder.name} --resume")
+        console.print(f"interrupted. What was learned is kept; go on with: {resume}", soft_wrap=True)
         return 130
-    if outcome.was_finished:
-        end = ", ".join(f"{key}={value:g}" for key, value in outcome.stop.items())
-        console.print(
-            f"this run was finished already: it had reached {end}. Train it further with a later end, e.g. --name {folder.name} --resume "
-            f"--stop {next(iter(outcome.stop))}={2 * next(iter(outcome.stop.values())):g}; or see its table again with "
-            f"rllib evaluate {folder}",
-            soft_wrap=True,
-        )
-        return 0
     samples = options.samples if RESTORATION in str(experiment.config.env) else 0
+    if outcome.was_finished:
+        key, value = next(end for end in outcome.stop.items() if reached(dict([end]), outcome.trials[0].metrics))
+        console.print(f"this run was finished already: it had reached {key}={value:g}", soft_wrap=True)
+        console.print(f"train it further with a later end: {resume} --stop {key}={value + abs(value):g}", soft_wrap=True)
+        if not outcome.is_sweep:
+            console.print(f"see its table again with: rllib evaluate {folder}", soft_wrap=True)
+            return 0
     if outcome.is_sweep:
         close_sweep(outcome, console, samples)
     outcome.check()

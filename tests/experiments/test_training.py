@@ -164,7 +164,7 @@ def test_a_run_that_goes_on_elsewhere_is_left_alone(small, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("num_env_runners=5000", "error: the experiment asks for 5001 CPUs and there are 8"),
+        ("num_env_runners=5000", "error: the experiment asks for 4501 CPUs and there are 8"),
         ("minibatch_size={grid_search: [16, 999]}", "error: minibatch_size=999: `minibatch_size` (999) must be <="),
     ],
 )
