@@ -73,13 +73,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 def run(seed: int, options: argparse.Namespace, passed_on: list[str]) -> dict[str, Any]:
-    """Train with one seed; its table, and the seconds of the training command with the table that ends it."""
+    """Train with one seed; its table, and the seconds of the training command, with the table that ends it unless ``--photos`` asks for another."""
     folder = options.storage / f"seed-{seed}"
     seconds, table = folder / "seconds.json", folder / (f"{Path(options.photos).name}.json" if options.photos else "heldout.json")
     rllib = [sys.executable, "-m", "experiments.cli.rllib"]
     if not seconds.is_file():
         start = time.monotonic()
-        settings = [f"--seed={seed}", f"--name={folder.name}", f"--storage={options.storage}", f"--samples={options.samples}", *passed_on]
+        samples = 0 if options.photos else options.samples
+        settings = [f"--seed={seed}", f"--name={folder.name}", f"--storage={options.storage}", f"--samples={samples}", *passed_on]
         subprocess.run([*rllib, "train", "file", options.experiment, *settings], check=True)
         seconds.write_text(json.dumps(time.monotonic() - start))
     if not table.is_file():

@@ -73,7 +73,7 @@ def states(count, side=32, seed=0):
 
 @pytest.fixture(scope="module")
 def toolbox():
-    return Toolbox([*load_toolbox(TOOLS), Broken(), Random(), Identity(), Identity("score:psnr")])
+    return Toolbox([*load_toolbox(TOOLS), Broken(), Random(), Identity(), Identity("psnr")])
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +275,12 @@ def test_calls_of_all_callers_add_up_to_the_pools_batches(pool):
 
 def test_a_tool_may_be_called_what_metrics_are(pool):
     [state], executor = states(1, seed=11), pool.executor()
-    [result] = executor.run([Request(state, "score:psnr")])
+    [result] = executor.run([Request(state, "psnr")])
     assert np.array_equal(result.state.pixels, state.pixels)
     [vector] = executor.score(MetricSuite(["psnr"]), [state], [states(1, seed=12)[0].pixels])
     assert vector.shape == (1,)
     services = pool.status()["services"]
-    assert services[Service("tool", "score:psnr")]["executions"] == services[Service("metrics", "psnr")]["executions"] == 1
+    assert services[Service("tool", "psnr")]["executions"] == services[Service("metrics", "psnr")]["executions"] == 1
     assert plain(pool.status())["services"]["metrics"]["psnr"]["executions"] == 1
 
 
