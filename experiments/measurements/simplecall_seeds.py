@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 def run(seed: int, options: argparse.Namespace, passed_on: list[str]) -> dict[str, Any]:
-    """Train with one seed; its table, and the seconds of the training command, with the table that ends it unless ``--photos`` asks for another."""
+    """Train with one seed; its table, and the seconds of the training command (with its own table, unless ``--photos`` asks for one)."""
     folder = options.storage / f"seed-{seed}"
     seconds, table = folder / "seconds.json", folder / (f"{Path(options.photos).name}.json" if options.photos else "heldout.json")
     rllib = [sys.executable, "-m", "experiments.cli.rllib"]
