@@ -17,6 +17,8 @@ from ir_env.reset_options import start_episodes
 from ir_env.vector_env import RestorationVectorEnv
 from tool_actors.errors import IrEnvError
 
+__all__ = ["AsyncRestorationEnv", "Ready"]
+
 
 @dataclass(frozen=True, eq=False)
 class Ready:

@@ -8,6 +8,8 @@ import sys
 import types
 import warnings
 
+__all__ = ["import_basicsr"]
+
 
 @functools.cache  # the filter of warnings is the whole process's: it is touched once
 def import_basicsr():

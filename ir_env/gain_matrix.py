@@ -20,6 +20,8 @@ from tool_actors.executor import run_tool
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.toolbox import Toolbox
 
+__all__ = ["GainMatrix", "measure"]
+
 BATCH = 16
 BAND = 6.0
 """dB at which the heat-map's colours saturate."""
@@ -145,7 +147,7 @@ def measure(
         degradations=list(degradations),
         gain=gains.round(3).tolist(),
         ms_per_megapixel=(1e9 * seconds / pixels).round(1).tolist(),
-        note=f"{count} crops of {side} px, {Path(photos).name}, seed {seed}; mean PSNR gain in dB over doing nothing; "
+        note=f"{count} crops of {side} px, {Path(photos).name}, seed {seed}; mean gain of PSNR over RGB, in dB, over doing nothing; "
         "tools that enlarge get the reduced image, against bicubic.",
     )
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from tool_actors.errors import IrEnvError
 
+__all__ = ["MIN_SIDE", "SUFFIXES", "ImageError", "check_size", "find_images", "load_image", "make_folder", "save_image", "written_whole"]
+
 MIN_SIDE = 16
 """The shortest side, in pixels, on which every tool and the degradations are defined."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})

@@ -10,6 +10,8 @@ import numpy as np
 from ir_env.metrics import find_metric
 from tool_actors.errors import IrEnvError, UnknownNameError
 
+__all__ = ["DEFAULT_WEIGHTS", "REWARDS", "Reward", "Transition", "WeightedReward", "delta_iqa", "delta_psnr", "final_iqa", "make_reward"]
+
 
 @dataclass(frozen=True)
 class Transition:
