@@ -66,13 +66,13 @@ def restore_all(
     Raises:
         IrEnvError: nothing can be restored, because of the policy, the toolbox or the folder.
     """
-    folder = make_folder(out)
     planner = load_policy(policy, seed)
     if planner.needs_reference:
         raise IrEnvError(
             f"the policy {planner.name!r} looks at the clean image, which a photograph to restore does not have; choose another"
         )
     process = photograph_process(planner, toolbox, max_steps)
+    folder = make_folder(out)
     process.suite = _NoMetrics()
     restored, failed = 0, []
 

@@ -47,8 +47,7 @@ config = (
         sample_timeout_s=600,
     )
     .resources(num_cpus_for_main_process=0.2)
-    .learners(num_learners=0, num_cpus_per_learner=0)
-    .training(learner_class=SimpleCallPPOLearner)
+    .learners(num_learners=0, num_cpus_per_learner=0, learner_class=SimpleCallPPOLearner)
     .training(
         train_batch_size_per_learner=BATCH,
         minibatch_size=256,

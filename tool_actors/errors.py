@@ -19,8 +19,7 @@ class UnknownNameError(IrEnvError, KeyError):
         known = sorted(map(str, known))
         nearest = difflib.get_close_matches(str(name), known, n=1)
         text = f"unknown {kind} {name!r}"
-        if nearest:
-            text += f": did you mean {nearest[0]!r}?"
+        text += f": did you mean {nearest[0]!r}?" if nearest else "."
         text += f" Known: {', '.join(known) or 'none'}."
         if remedy:
             text += f" {remedy}"

@@ -86,7 +86,7 @@ def _envs(options: argparse.Namespace) -> int:
     print(f"rewards      {', '.join(REWARDS)}")
     for metric in METRICS.values():
         kind = "full-reference" if metric.needs_reference else "no-reference"
-        print(f"metric       {metric.name:<9} {kind}{'' if metric.offline else ', weights are downloaded'}: {metric.description}")
+        print(f"metric       {metric.name:<11} {kind}{'' if metric.offline else ', weights are downloaded'}: {metric.description}")
     for group, combos in GROUPS.items():
         print(f"combos {group:<7} {', '.join(map('+'.join, combos))}")
     return 0
