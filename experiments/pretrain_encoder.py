@@ -36,6 +36,7 @@ from ir_env.episode import Episode
 from ir_env.observation import view
 from ir_env.process import RestorationProcess
 from policies.simplecall.encoders import SmallCNN
+from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.threads import limit_threads
 from tool_actors.toolboxes import load_toolbox
@@ -51,7 +52,7 @@ GAIN_WEIGHT = 4.0
 """Of the gains' loss beside that of the degradations."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs; one in five is held out")
     parser.add_argument("--toolbox", default="default")
@@ -67,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
     parser.add_argument("--out", type=Path, default=SmallCNN.WEIGHTS)
     options = parser.parse_args(arguments)
+    if options.states < options.batch:
+        raise IrEnvError(f"--states {options.states} are less than one --batch of {options.batch}: ask for more, or lower the batch")
 
     start = time.monotonic()
     toolbox = load_toolbox(options.toolbox)
@@ -94,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     options.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"{options.out}: {options.out.stat().st_size / 1024:.0f} KiB")
+    return 0
 
 
 # -- examples ----------------------------------------------------------------------------------------------------------------------
@@ -281,4 +285,6 @@ def describe(report: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from experiments.cli.common import guarded
+
+    raise SystemExit(guarded(main))

@@ -296,6 +296,9 @@ def _own_recipe(path: Path) -> Recipe:
             f"{path}: not a recipe ({error}); it is a JSON object with the fields of Recipe: name, task, combo, severity, ..."
         ) from error
     parse_combo(recipe.combo)
+    for kind, name, known in (("network", recipe.network, NETWORKS), ("loss", recipe.loss, LOSSES)):
+        if name not in known:
+            raise UnknownNameError(f"{kind} of a recipe", name, known)
     return recipe
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ir_env.episode import Episode
 from ir_env.planner import Planner, run
 from ir_env.process import RestorationProcess
 from tool_actors.errors import IrEnvError, UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "Contender",
@@ -162,6 +165,17 @@ class Table:
     def save(self, path: str | Path) -> None:
         """Write it as JSON, a list of numbers a line."""
         save_json(self.as_dict(), path)
+
+    def show(
+        self, console: Console | None = None, title: str | None = None, more: Mapping[str, Callable[[Row], str]] | None = None
+    ) -> None:
+        """Print :meth:`render`, as wide as its columns are: where the terminal is narrower, lines run over and no figure is cut."""
+        from rich.console import Console
+
+        console = console or Console()
+        table = self.render(title, more)
+        table.width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+        console.print(table, crop=False)
 
     def render(self, title: str | None = None, more: Mapping[str, Callable[[Row], str]] | None = None):
         """A rich table.
@@ -350,7 +364,10 @@ def evaluation_settings(
         if combos is not None:
             dataset["combos"] = combos
     elif combos is not None or photos is not None:
-        raise IrEnvError(f"the dataset is an object ({type(dataset).__name__}) of its own: leave out combos and photos, or give a mapping")
+        given = ", ".join(f"{name}={value!r}" for name, value in (("combos", combos), ("photos", photos)) if value is not None)
+        raise IrEnvError(
+            f"the dataset is an object ({type(dataset).__name__}) with images of its own: leave out {given}, or give a mapping"
+        )
     elif hasattr(dataset, split):
         dataset = getattr(dataset, split)
         dataset = dataset() if callable(dataset) else dataset

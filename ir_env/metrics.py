@@ -229,9 +229,10 @@ class MetricSuite:
         groups: dict[tuple, list[int]] = defaultdict(list)
         for index, (image, reference) in enumerate(zip(images, references, strict=True)):
             self._check(image, reference)
-            groups[(image.shape, image.dtype, None if reference is None else reference.shape)].append(index)
+            of_reference = (None, None) if reference is None else (reference.shape, reference.dtype)
+            groups[(image.shape, image.dtype, *of_reference)].append(index)
         scores = np.empty((len(images), len(self.metrics)), np.float32)
-        for (shape, _, reference_shape), indices in groups.items():
+        for (shape, _, reference_shape, _), indices in groups.items():
             batch = _to_tensor([images[i] for i in indices], self.device)
             # a group's images all have a reference, or none has
             clean = [each for i in indices if (each := references[i]) is not None]
@@ -301,9 +302,12 @@ def _to_tensor(images: list[np.ndarray], device: str) -> torch.Tensor:
 
 
 def _same_proportions(image: np.ndarray, reference: np.ndarray) -> bool:
-    """Whether one is the other at another scale; a side may be a pixel off in either, as rounding leaves it."""
-    down, right = (small / large for small, large in zip(image.shape[:2], reference.shape[:2], strict=True))
-    return abs(down - right) <= max(down, 1.0) * sum(1 / side for side in reference.shape[:2])
+    """Whether one is the other at another scale. The shorter side may be a pixel off what the longer one says, as rounding leaves it; of an
+    enlarged image four, which are one of the low-resolution image that it comes from."""
+    smaller, larger = sorted((image.shape[:2], reference.shape[:2]))
+    long = int(np.argmax(larger))
+    due = larger[1 - long] * smaller[long] / larger[long]
+    return abs(smaller[1 - long] - due) < (1 if image.shape[:2] == smaller else 4)
 
 
 def _resize(batch: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -390,6 +394,16 @@ def _piqe(images: torch.Tensor, references: None = None) -> torch.Tensor:
     return torch.cat([piqe(image[None])[0].reshape(1) for image in images])
 
 
+def _each(metric: Callable) -> Callable:
+    """A metric image by image: pyiqa's VIF lets one image of a batch spoil the others."""
+    import torch
+
+    def one_by_one(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return torch.cat([metric(image[None], reference[None]).reshape(1) for image, reference in zip(images, references, strict=True)])
+
+    return one_by_one
+
+
 _OWN: dict[str, Callable] = {
     "ssim_ycbcr": partial(_ssim, "ycbcr"),
     "ssim_yiq": partial(_ssim, "yiq"),
@@ -426,6 +440,8 @@ def _create(name: str, device: str) -> Callable:
         file, url = wanted[-1] if wanted else _hub_file(error)
         raise MetricWeightsMissing(name, file, url, f"{type(error).__name__}: {error}") from error
     else:
+        if name == "vif":
+            return _each(metric)
         return metric if METRICS[name].needs_reference else lambda images, references: metric(images)
     finally:
         torch.hub.download_url_to_file, download_util.download_url_to_file = plain_hub, plain_pyiqa

@@ -5,7 +5,9 @@ One call of :meth:`RestorationProcess.step` makes one batched tool call and one 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +116,9 @@ class RestorationProcess:
         Raises:
             IrEnvError: an action is out of range, or an episode has ended.
         """
-        actions = [int(action) for action in actions]
+        actions = list(map(_index, actions))
+        if len({id(episode) for episode in episodes}) < len(episodes):
+            raise IrEnvError("an episode stands twice in one call of step: it takes one action at a time; fork() it to go both ways")
         for episode, action in zip(episodes, actions, strict=True):
             if episode.done:
                 raise IrEnvError(f"the episode of {episode.sample} has ended; call reset()")
@@ -267,6 +271,13 @@ class RestorationProcess:
             return [outcome.reward for outcome in outcomes]
         before = self.gain(episode)
         return [self.gain(trial) - before for trial in trials]
+
+
+def _index(action: Any) -> int:
+    try:
+        return operator.index(action)
+    except TypeError:
+        raise IrEnvError(f"an action is a whole number, and this is {action!r}; ActionTable.index gives that of a tool") from None
 
 
 def without(scores: np.ndarray) -> int:

@@ -13,7 +13,7 @@ from ir_env.degradations import degrade, parse_combo, seed_for
 from ir_env.episode import Episode
 from ir_env.images import load_image
 from ir_env.process import RestorationProcess
-from tool_actors.errors import UnknownNameError
+from tool_actors.errors import IrEnvError, UnknownNameError
 
 __all__ = ["OPTIONS", "start_episodes"]
 
@@ -28,10 +28,16 @@ def start_episodes(process: RestorationProcess, rngs: Sequence[np.random.Generat
         rngs: one generator per episode, for what the options leave open; two in the same state draw the same sample.
         options: see :class:`ir_env.env.RestorationEnv`.
     """
+    if options is not None and not isinstance(options, Mapping):
+        raise IrEnvError(f"the options of reset are a mapping of {', '.join(OPTIONS)}, not {options!r}")
     options = {key: value for key, value in (options or {}).items() if value is not None}
     for key in options:
         if key not in OPTIONS:
             raise UnknownNameError("reset option", key, OPTIONS)
+    if not isinstance(options.get("image", ""), str | Path | np.ndarray):
+        raise IrEnvError(f"reset option image: give a path or an array uint8 (H, W, 3), not {options['image']!r}")
+    if not isinstance(options.get("sample", ""), str | Sample):
+        raise IrEnvError(f"reset option sample: give an info['sample'] or a Sample, not {options['sample']!r}")
     if "image" in options:
         return [_start_image(process, options["image"], options.get("combo"), rng) for rng in rngs]
     samples = []

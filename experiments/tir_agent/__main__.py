@@ -56,7 +56,6 @@ DONE = "finished"
 
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
-    from rich.console import Console
 
     from ir_env.evaluation import save_json
 
@@ -92,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     told["differences"] = [asdict(difference) for difference in table.differences]
     save_json({**told, "seconds": {**seconds, "this command": round(time.monotonic() - start)}}, out / "table.json")
     formed = {"formed": lambda row: f"{row.more['well_formed']:.0%}" if "well_formed" in row.more else ""}
-    Console().print(table.render(f"{len(table.photographs)} held-out images", formed))
+    table.show(None, f"{len(table.photographs)} held-out images", formed)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -106,7 +106,6 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_ray()
     import ray
     from ray import tune
-    from rich.console import Console
 
     from ir_env.evaluation import save_json
     from tool_actors.errors import UnknownNameError
@@ -136,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     if done:
         columns = {"distinct": "distinct", "order": "order_pairs", "tool": "tool_pairs", "entropy": "mean_entropy"}
         shares = {title: lambda row, name=name: f"{row.more['diversity'][name]:.2f}" for title, name in columns.items()}
-        Console().print(beside_one_another(done, options.base / "demos").render(f"{options.images} held-out images", shares))
+        beside_one_another(done, options.base / "demos").show(None, f"{options.images} held-out images", shares)
 
 
 def beside_one_another(done: Mapping[str, dict[str, Any]], demos: Path) -> Table:

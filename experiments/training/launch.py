@@ -334,7 +334,7 @@ def closing_table(
             status.update(f"evaluating: {what}, {done} of {total}")
 
         table = compare(env_config, {**planners, **beside}, samples, combos, pairs=pairs, progress=progress, photos=photos)
-    console.print(table.render(f"{samples} held-out images"))
+    table.show(console, f"{samples} held-out images")
     if folder is not None:
         table.save(folder / "heldout.json")
     return table

@@ -155,6 +155,13 @@ def test_the_rendered_table_names_its_conventions(table):
         assert words in text
 
 
+def test_a_narrow_terminal_cuts_no_figure(table):
+    console = Console(width=60, record=True)
+    table.show(console)
+    text = console.export_text()
+    assert "…" not in text and "mean reward" in text and f"{table.row('mine').metrics['psnr']:.4g}" in text
+
+
 def test_one_image_has_no_interval():
     table = compare(CONFIG, {"nothing": NothingPlanner()}, 1)
     assert table.rows[0].interval is None and table.rows[0].normalised is None

@@ -201,6 +201,30 @@ def test_a_quarter_size_image_is_enlarged_as_matlab_does(crop):
     assert suite.score([small], [crop])[0, 0] == pytest.approx(suite.score([large], [crop])[0, 0], abs=0.15)
 
 
+def test_vif_of_an_image_is_its_own_in_any_batch(photo):
+    clean = photo[:96, :96]
+    grey, spot = np.full_like(clean, 128), clean.copy()
+    spot[5, 5] = 0
+    images = [grey, spot, np.zeros_like(clean), np.random.default_rng(0).integers(0, 256, clean.shape, np.uint8)]
+    together = MetricSuite(["vif"]).score(images, [clean] * 4)
+    alone = np.concatenate([MetricSuite(["vif"]).score([image], [clean]) for image in images])
+    assert np.array_equal(together, alone, equal_nan=True) and together[1, 0] > 0.99
+
+
+@pytest.mark.parametrize(("size", "of"), [((16, 940), (16, 1020)), ((64, 66), (64, 64)), ((60, 96), (64, 96)), ((500, 8), (1000, 20))])
+def test_other_proportions_are_refused(size, of):
+    image, reference = (np.zeros((*sides, 3), np.uint8) for sides in (size, of))
+    if size == (64, 66):
+        image, reference = reference, image
+    with pytest.raises(MetricError, match="proportions"):
+        MetricSuite(["psnr"]).score([image], [reference])
+
+
+def test_references_of_two_kinds_are_each_what_they_are(crop):
+    clean = crop.astype(np.float32) / 255
+    assert MetricSuite(["psnr"]).score([crop, crop], [crop, clean])[:, 0] == pytest.approx(80, abs=0.1)
+
+
 def test_signs_follow_the_direction():
     assert MetricSuite(["psnr", "gmsd", "niqe"]).signs.tolist() == [1, -1, -1]
 

@@ -6,6 +6,7 @@ import pytest
 from ir_env.actions import MALFORMED
 from ir_env.planner import NothingPlanner, Planner, observation_of, run
 from ir_env.process import RestorationProcess
+from ir_env.reset_options import start_episodes
 from tool_actors.errors import IrEnvError
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 from tool_actors.toolboxes import load_toolbox
@@ -97,6 +98,23 @@ def test_plans_are_followed_with_each_beginning_once(photo):
     process.follow([episode] * len(plans), plans)
     beginnings = {tuple(each.applied[:length]) for each in followed for length in range(1, len(each.applied) + 1)}
     assert process.executor.stats.executions - before == len(beginnings)
+
+
+@pytest.mark.parametrize("action", [1.7, "tv.denoise", None, float("nan")])
+def test_an_action_is_a_whole_number(action, crop):
+    process = make()
+    episode = process.start_image(crop, crop)
+    with pytest.raises(IrEnvError, match="whole number"):
+        process.step([episode], [action])
+    with pytest.raises(IrEnvError, match="twice"):
+        process.step([episode, episode], [0, 1])
+    assert not episode.history
+
+
+@pytest.mark.parametrize("options", [{"image": 5}, {"image": [[1, 2]]}, {"sample": 5}, [1]])
+def test_reset_options_of_another_kind_are_named(options, crop):
+    with pytest.raises(IrEnvError, match="option"):
+        start_episodes(make(), [np.random.default_rng(0)], options)
 
 
 def test_a_plan_ends_where_its_tool_fails(crop):
