@@ -141,23 +141,29 @@ class Table:
             raise UnknownNameError("row", policy, [row.policy for row in self.rows])
         return found[0]
 
-    def difference(self, first: str, second: str, column: str = "reward") -> Difference:
+    def difference(self, first: str | Sequence[str], second: str, column: str = "reward") -> Difference:
         """What the first row has more than the second; images on which either has none are left out.
 
         Args:
-            first, second: names as for :meth:`row`.
+            first: name as for :meth:`row`, or names, as of one training with several seeds: then the mean of these rows, image by image.
+            second: name.
             column: a key of :attr:`Row.per_image`; metrics are in their own orientation.
         """
-        rows = [self.row(first), self.row(second)]
-        if column not in rows[0].per_image:
-            raise UnknownNameError("column", column, rows[0].per_image)
-        one, other = (np.array(row.per_image[column], np.float64) for row in rows)  # None becomes NaN
-        defined = np.isfinite(one - other)
+        rows = [self.row(name) for name in ([first] if isinstance(first, str) else first)]
+        other = self.row(second)
+        name = rows[0].policy if len(rows) == 1 else f"the mean of {', '.join(row.policy for row in rows)}"
+        if column not in other.per_image:
+            raise UnknownNameError("column", column, other.per_image)
+        # None becomes NaN
+        values = np.mean([np.array(row.per_image[column], np.float64) for row in rows], axis=0) - np.array(
+            other.per_image[column], np.float64
+        )
+        defined = np.isfinite(values)
         if not defined.any():
-            raise IrEnvError(f"no image has {column!r} in both rows, {rows[0].policy!r} and {rows[1].policy!r}")
-        values, photographs = (one - other)[defined], np.array(self.photographs)[defined]
+            raise IrEnvError(f"no image has {column!r} in both rows, {name!r} and {other.policy!r}")
+        values, photographs = values[defined], np.array(self.photographs)[defined]
         interval = bootstrap(values, photographs)
-        return Difference(rows[0].policy, rows[1].policy, column, float(values.mean()), interval, sign_flips(values, photographs))
+        return Difference(name, other.policy, column, float(values.mean()), interval, sign_flips(values, photographs))
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "rows": [row.as_dict() for row in self.rows]}

@@ -155,6 +155,13 @@ def test_the_rendered_table_names_its_conventions(table):
         assert words in text
 
 
+def test_seeds_of_one_training_are_compared_by_their_mean(table):
+    mean = table.difference(["mine", "nothing"], "nothing")
+    alone = table.difference("mine", "nothing")
+    assert mean.mean == pytest.approx(alone.mean / 2) and mean.interval == pytest.approx([end / 2 for end in alone.interval])
+    assert "the mean of mine, nothing" in str(mean) and table.difference(["mine"], "nothing") == alone
+
+
 def test_a_narrow_terminal_cuts_no_figure(table):
     console = Console(width=60, record=True)
     table.show(console)
