@@ -6,8 +6,8 @@ How to run
     uv run rllib train file experiments/simplecall_ppo.py --set env_config.dataset.photos=/path/to/photos --seed 1
     uv run rllib evaluate results/simplecall_ppo
 
-Deviations from SimpleCall (arXiv 2512.18599), which has no public code: the reward is the weighted increment of full-reference metrics
-(PSNR and SSIM) instead of DeQA-Score, and the frozen encoder is a small network, shipped with the project, that learned on other
+Deviations from SimpleCall (arXiv 2512.18599), which has no public code: the reward is the weighted increment of PSNR over
+RGB, SSIM and PIQE instead of DeQA-Score, and the frozen encoder is a small network, shipped with the project, that learned on other
 photographs to tell degradations and to foresee what each tool of the default toolbox gains (``experiments/pretrain_encoder.py`` makes one
 for a toolbox of yours; ``--set model_config.encoder=clip`` takes a CLIP tower). The policy begins with the tools whose foreseen gains are
 largest, and learns from there.
