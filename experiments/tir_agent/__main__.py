@@ -124,7 +124,7 @@ def grpo_command(storage: Path, name: str, seed: int, settings: Sequence[str], i
 
 
 def compare(demos: Path, policies: Mapping[str, Path], images: int) -> Table:
-    """The policies beside the demonstrator, on the first held-out demonstrations, each (and the mean of all but the first) less the first."""
+    """The policies beside the demonstrator, on the first held-out demonstrations; the others, and their mean, less the first policy."""
     from rich.progress import track
 
     from experiments.tir_agent.demos import load_demonstrations
