@@ -41,6 +41,7 @@ PATIENCE_S = 300.0
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow  # a cluster of several nodes takes most of a minute to start, and to notice that one is gone
 def test_a_lost_node_loses_no_request_and_is_used_again_when_it_is_back():
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         # Ray's files are in a folder of their own, so that nobody else takes this cluster for the machine's
