@@ -145,6 +145,6 @@ class AsyncRestorationEnv(RestorationVectorEnv):
 
     def _tell(self, env_id: int, outcome: Outcome) -> Ready:
         episode = self.episodes[env_id]
-        observation = observe(episode, self.observation_size, self.process.max_steps)
+        observation = observe(episode, self.view, self.process.max_steps)
         info = inform(episode, self.process.suite.names, outcome, self._group(env_id))
         return Ready(env_id, observation, outcome.reward, episode.terminated, episode.truncated, info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -13,11 +14,10 @@ from ir_env.observation import inform, observation_space, observe
 from ir_env.process import RestorationProcess
 from ir_env.rendering import film_strip, show, transcript
 from ir_env.reset_options import start_episodes
+from ir_env.view import View
 from tool_actors.errors import IrEnvError
 
-__all__ = ["DEFAULT_OBSERVATION_SIZE", "RestorationEnv"]
-
-DEFAULT_OBSERVATION_SIZE = 64
+__all__ = ["RestorationEnv"]
 
 
 class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
@@ -32,11 +32,13 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
     also send ``ir_env.actions.MALFORMED`` (-1) for an answer that names no action.
 
     ## Observation Space
-    ``Dict``:
+    ``Dict``, by default with V = S = 64 and K = 4 (``view`` may leave pictures out, or show a vision-language model the whole image):
 
     | key | space | meaning |
     | --- | --- | --- |
-    | image | ``Box(0, 255, (S, S, 3), uint8)`` | RGB, a centred square of native pixels (enlarged if the image is smaller) |
+    | overview | ``Box(0, 255, (V, V, 3), uint8)`` | RGB, all of the image, area-reduced, its aspect kept |
+    | glimpses | ``Box(0, 255, (K, S, S, 3), uint8)`` | squares of native pixels, from the flattest to the most textured |
+    | size | ``Box(1, inf, (2,), float32)`` | height and width of the image in pixels |
     | history | ``MultiDiscrete([n + 2] * max_steps)`` | actions so far, as index + 1; 0 where none yet |
     | step | ``Box(0, max_steps, (1,), float32)`` | number of actions so far |
     | action_mask | ``MultiBinary(n + 1)`` | 1 where allowed; forbids only super-resolution, except once and on low-resolution images |
@@ -71,7 +73,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
     ## Arguments
     Those of :class:`ir_env.process.RestorationProcess` (dataset, toolbox, metrics, reward, max_steps, ...) and:
 
-    * ``observation_size``: S.
+    * ``view``: what is seen, see :class:`ir_env.view.View`; a mapping of its settings, or None for the usual one.
     * ``render_mode``: ``rgb_array`` (the strip before | steps | after, with captions), ``human`` (the same in a window), ``ansi``.
 
     A pickled environment is made anew from its arguments, and wants a ``reset``. :meth:`action_masks` is what MaskablePPO of sb3-contrib
@@ -86,13 +88,13 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
 
     metadata = {"render_modes": ["rgb_array", "human", "ansi"], "render_fps": 2}
 
-    def __init__(self, observation_size: int = DEFAULT_OBSERVATION_SIZE, render_mode: str | None = None, **process_arguments: Any):
+    def __init__(self, view: View | Mapping[str, Any] | None = None, render_mode: str | None = None, **process_arguments: Any):
         check_render_mode(render_mode, self.metadata)
-        EzPickle.__init__(self, observation_size, render_mode, **process_arguments)
+        EzPickle.__init__(self, view, render_mode, **process_arguments)
         self.process = RestorationProcess(**process_arguments)
         self.actions = self.process.actions
-        self.observation_size, self.render_mode = observation_size, render_mode
-        self.observation_space = observation_space(self.actions, observation_size, self.process.max_steps)
+        self.view, self.render_mode = View.of(view), render_mode
+        self.observation_space = observation_space(self.actions, self.view, self.process.max_steps)
         self.action_space = gymnasium.spaces.Discrete(self.actions.n)
         self.episode: Episode | None = None
 
@@ -128,7 +130,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
         return show(strip) if self.render_mode == "human" else strip
 
     def _observation(self, episode: Episode) -> dict[str, np.ndarray]:
-        observation = observe(episode, self.observation_size, self.process.max_steps)
+        observation = observe(episode, self.view, self.process.max_steps)
         return {key: value.copy() for key, value in observation.items()}
 
 

@@ -358,7 +358,7 @@ def evaluation_settings(
 
     A dataset that is an object is taken as it is, or its ``heldout`` if it has one: a dataset, or a method that gives one.
     """
-    other = ("group_size", "observation_size", "render_mode", "num_envs", "executor")
+    other = ("group_size", "view", "render_mode", "num_envs", "executor")
     settings = {key: value for key, value in env_config.items() if key not in other}
     dataset = settings.get("dataset")
     if dataset is None or isinstance(dataset, str | Path | Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -11,12 +11,13 @@ from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from ir_env.env import DEFAULT_OBSERVATION_SIZE, check_render_mode
+from ir_env.env import check_render_mode
 from ir_env.episode import Episode, Outcome
 from ir_env.observation import RESET, batch_infos, inform, observation_space, observe
 from ir_env.process import RestorationProcess
 from ir_env.rendering import film_strip, transcript
 from ir_env.reset_options import start_episodes
+from ir_env.view import View
 from tool_actors.errors import IrEnvError
 
 __all__ = ["RestorationVectorEnv"]
@@ -39,7 +40,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
     Args:
         num_envs: N, a multiple of ``group_size``.
         group_size: G, sub-environments that draw the same sample.
-        observation_size: side of the observed square.
+        view: see :class:`ir_env.view.View`; a mapping of its settings, or None for the usual one.
         render_mode: ``rgb_array`` or ``ansi``: :meth:`render` returns one picture or text per sub-environment.
         process_arguments: those of :class:`ir_env.process.RestorationProcess`.
     """
@@ -50,7 +51,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
         self,
         num_envs: int = 1,
         group_size: int = 1,
-        observation_size: int = DEFAULT_OBSERVATION_SIZE,
+        view: View | Mapping[str, Any] | None = None,
         render_mode: str | None = None,
         **process_arguments: Any,
     ):
@@ -61,15 +62,15 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
             self,
             num_envs=num_envs,
             group_size=group_size,
-            observation_size=observation_size,
+            view=view,
             render_mode=render_mode,
             **process_arguments,
         )
         self.process = RestorationProcess(**process_arguments)
         self.actions = self.process.actions
         self.num_envs, self.group_size = num_envs, group_size
-        self.observation_size, self.render_mode = observation_size, render_mode
-        self.single_observation_space = observation_space(self.actions, observation_size, self.process.max_steps)
+        self.view, self.render_mode = View.of(view), render_mode
+        self.single_observation_space = observation_space(self.actions, self.view, self.process.max_steps)
         self.single_action_space = gymnasium.spaces.Discrete(self.actions.n)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -135,8 +136,8 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
         return np.random.default_rng([self._seeds[group], group, int(self._counts[index])])
 
     def _observations(self) -> dict[str, np.ndarray]:
-        views = [observe(episode, self.observation_size, self.process.max_steps) for episode in self.episodes]
-        return {key: np.stack([view[key] for view in views]) for key in views[0]}
+        seen = [observe(episode, self.view, self.process.max_steps) for episode in self.episodes]
+        return {key: np.stack([each[key] for each in seen]) for key in seen[0]}
 
     def _group(self, index: int) -> int:
         """Number of the group's present round: its members share it, and their sample."""
