@@ -19,6 +19,8 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -33,34 +35,42 @@ from experiments.resumable import folder_for
 from experiments.train_tools import has_bfloat16_units
 from ir_env.datasets import Split, SynthesisedDataset, load_photos
 from ir_env.episode import Episode
-from ir_env.observation import view
 from ir_env.process import RestorationProcess
+from ir_env.view import View
 from policies.simplecall.encoders import SmallCNN
 from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.threads import limit_threads
 from tool_actors.toolboxes import load_toolbox
 
-CHUNK, STEPS = 48, 3
+CHUNK, STEPS = 24, 3
 COMBOS = ("random:2:2:2", "A,B,C")
 """What the crops are degraded by: half of them by any two or three degradations or one, half as the benchmark's images are."""
 METRICS = ("psnr", "ssim_ycbcr", "piqe")
 """Of the reward whose increments are foreseen, weighed as by default."""
-TEMPERATURE = 0.15
-"""Of the choice among tools by their gains, in units of reward."""
+TEMPERATURE, EXPLORING = 0.15, 0.3
+"""Of the choice among tools by their gains, in units of reward; share of choices at random."""
 GAIN_WEIGHT = 4.0
 """Of the gains' loss beside that of the degradations."""
+SPARE = 2
+"""So many times the view's glimpses are cut from each image; every showing has another choice of them."""
+BATCH = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", required=True, help="folder of photographs; one in five is held out")
+    parser.add_argument("--photos", required=True, help="folder of photographs to learn from")
+    parser.add_argument("--heldout-photos", help="folder of others to measure on; by default one in five of --photos")
     parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--size", type=int, default=64, help="side of the crops, in pixels: that of the images the policy will see")
-    parser.add_argument("--states", type=int, default=24_000, help="images to learn from")
-    parser.add_argument("--heldout", type=int, default=960, help="images of photographs that it never sees")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--crop", type=int, default=256, help="side of the crops, in pixels")
+    parser.add_argument(
+        "--view", type=json.loads, default={}, help="what the policy will see, e.g. '{\"glimpses\": 0}'; see ir_env/view.py"
+    )
+    parser.add_argument("--states", type=int, default=7_200, help="images to learn from")
+    parser.add_argument("--heldout", type=int, default=600, help="images of photographs that it never sees")
+    parser.add_argument("--labels", type=int, default=12, help="tools that are tried on each image, of each task at least one")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count(), help="of the training")
@@ -72,26 +82,29 @@ def main(arguments: list[str] | None = None) -> int:
         raise IrEnvError(f"--states {options.states} are less than one --batch of {options.batch}: ask for more, or lower the batch")
 
     start = time.monotonic()
-    toolbox = load_toolbox(options.toolbox)
-    train, heldout = make_sets(options, options.size, toolbox.references)
+    toolbox, view = load_toolbox(options.toolbox), View.of(options.view)
+    train, heldout = make_sets(options, view, toolbox.references)
     limit_threads(options.threads)
     made = time.monotonic()
     torch.manual_seed(options.seed)
-    network = SmallCNN(None, toolbox.names).to(memory_format=torch.channels_last)
-    fit(network, *train, heldout, options.epochs, options.batch, options.lr, options.seed, weight_decay=0.02, mix_colours=True)
+    network = Telling(SmallCNN(None, toolbox.names, view))
+    fit(network, train, heldout, options.epochs, options.batch, options.lr, options.seed, weight_decay=0.02, mix_colours=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # vectors are small and hold variances, which half precision would round to 0
-    stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in network.state_dict().items()}
+    encoder = network.encoder
+    stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in encoder.state_dict().items()}
     save_file(stored, options.out)
-    network.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in stored.items()})
-    report = evaluate(network.eval(), *heldout)
+    encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in stored.items()})
+    report = evaluate(network.eval(), heldout)
     card = {
         "network": "SmallCNN, width 32",
         "learned": "which degradations are there; what each tool would gain",
         "tools": toolbox.names,
-        "photographs": "/".join(Path(options.photos).resolve().parts[-2:]),
+        "view": asdict(view),
+        "photographs": _last_parts(options.photos),
+        "held_out_photographs": _last_parts(options.heldout_photos or options.photos),
         "combinations": list(COMBOS),
-        "settings": {key: getattr(options, key) for key in ("size", "states", "epochs", "batch", "lr", "seed")},
+        "settings": {key: getattr(options, key) for key in ("crop", "states", "labels", "epochs", "batch", "lr", "seed")},
         "seconds": {"examples": round(made - start), "training": round(time.monotonic() - made)},
         "held_out": report,
     }
@@ -100,40 +113,78 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _last_parts(folder: str) -> str:
+    return "/".join(Path(folder).resolve().parts[-2:])
+
+
 # -- examples ----------------------------------------------------------------------------------------------------------------------
 
 
-Examples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+@dataclass(frozen=True)
+class Examples:
+    """States of restorations, and what is known of each."""
+
+    seen: dict[str, torch.Tensor]
+    """What the view shows, with :data:`SPARE` times its glimpses, see :meth:`ir_env.view.View.look`: N rows each."""
+    present: torch.Tensor
+    """float32 (N, 8): which degradations are left."""
+    gains: torch.Tensor
+    """float32 (N, tools): what each would gain; NaN where it is forbidden or was not tried."""
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def show(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
+        """The pictures of some rows, with as many glimpses as the view has: at random, or the same ones every time."""
+        shown = {name: pictures[rows] for name, pictures in self.seen.items()}
+        if "glimpses" in shown:
+            there = shown["glimpses"].shape[1]
+            count = there // SPARE
+            chosen = np.linspace(0, there - 1, count).round().astype(int) if rng is None else np.sort(rng.permutation(there)[:count])
+            shown["glimpses"] = shown["glimpses"][:, chosen]
+        return shown
 
 
-def make_sets(options: argparse.Namespace, size: int, tools: list[str | dict]) -> tuple[Examples, Examples]:
+def make_sets(options: argparse.Namespace, view: View, tools: list[str | dict]) -> tuple[Examples, Examples]:
     """Those to learn from and those held out, as the command's options say; see :func:`make_examples`."""
-    more = options.processes, options.work
-    return (
-        make_examples(options.photos, "train", size, tools, options.states, options.seed, *more),
-        make_examples(options.photos, "heldout", size, tools, options.heldout, options.seed + 1, *more),
-    )
+    apart = options.heldout_photos
+    learning = options.photos, "all" if apart else "train", options.labels, options.states, options.seed
+    measuring = apart or options.photos, "all" if apart else "heldout", len(tools), options.heldout, options.seed + 1
+    train, heldout = (make_examples(*which, options.crop, view, tools, options.processes, options.work) for which in (learning, measuring))
+    return train, heldout
 
 
 def make_examples(
-    photos: str, split: Split, size: int, tools: list[str | dict], states: int, seed: int, processes: int, work: Path
+    photos: str,
+    split: Split,
+    labels: int,
+    states: int,
+    seed: int,
+    crop: int,
+    view: View,
+    tools: list[str | dict],
+    processes: int,
+    work: Path,
 ) -> Examples:
-    """Images, uint8 (N, S, S, 3); which degradations are left, float32 (N, 8); gains, float32 (N, tools), NaN where forbidden."""
+    """Examples, whose images are kept in ``work`` whole, so that another view needs no other images."""
     deciding = {
         "photographs": load_photos(photos, split).listing(),
         "tools": [tool.spec.fingerprint for tool in load_toolbox(tools)],
         "combinations": COMBOS,
         "metrics": METRICS,
         "steps": STEPS,
-        "temperature": TEMPERATURE,
-        "size": size,
+        "choice": [TEMPERATURE, EXPLORING],
+        "crop": crop,
+        "labels": labels,
         "seed": seed,
     }
-    folder = folder_for(work, f"{split}_{size}", deciding)
-    sizes = {at: min(CHUNK, states - at) for at in range(0, states, CHUNK)}
+    folder = folder_for(work, f"{split}_{crop}", deciding)
+    shown = replace(view, glimpses=SPARE * view.glimpses)
+    # two chunks of one kind follow one another
+    kinds = [combos for combos in COMBOS for _ in range(2)]
     jobs = [
-        (photos, split, size, tools, combos, count, seed * 1_000_003 + at, folder / f"{at:06}_{count}.npz")
-        for (at, count), combos in zip(sizes.items(), cycle(COMBOS), strict=False)
+        (photos, split, crop, tools, labels, combos, (seed, at), folder / f"{at:06}.npz", shown)
+        for at, combos in zip(range(0, states, CHUNK), cycle(kinds), strict=False)
     ]
     what = {"description": f"making {split} examples", "total": len(jobs), "transient": True}
     if processes == 1:
@@ -141,61 +192,87 @@ def make_examples(
     else:
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             parts = list(track(pool.imap(_make_chunk, jobs), **what))
-    return tuple(torch.from_numpy(np.concatenate(columns)) for columns in zip(*parts, strict=True))
+    seen, present, gains = zip(*parts, strict=True)
+    joined = {name: torch.from_numpy(np.concatenate([part[name] for part in seen])[:states]) for name in seen[0]}
+    return Examples(joined, *(torch.from_numpy(np.concatenate(column)[:states]) for column in (present, gains)))
 
 
-_processes: dict[tuple, RestorationProcess] = {}
+_processes: dict[str, RestorationProcess] = {}
 
 
-def _make_chunk(job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    photos, split, size, tools, combos, count, seed, kept = job
+def _make_chunk(job) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    *what, kept, view = job
     limit_threads(1)
-    if kept.is_file():
-        with np.load(kept) as arrays:
-            return arrays["images"], arrays["present"], arrays["gains"]
-    key = (photos, split, size, combos, json.dumps(tools))
+    if not kept.is_file():
+        images, present, gains = _make_states(*what)
+        temporary = kept.with_suffix(".part.npz")
+        shapes = np.array([image.shape[:2] for image in images])
+        np.savez(temporary, pixels=np.concatenate([image.ravel() for image in images]), shapes=shapes, present=present, gains=gains)
+        temporary.replace(kept)
+    with np.load(kept) as arrays:
+        shapes, pixels = arrays["shapes"], arrays["pixels"]
+        ends = np.cumsum(3 * shapes.prod(1))
+        images = [part.reshape(*shape, 3) for part, shape in zip(np.split(pixels, ends[:-1]), shapes, strict=True)]
+        seen = [view.look([image]) for image in images]
+        return {name: np.stack([each[name] for each in seen]) for name in seen[0]}, arrays["present"], arrays["gains"]
+
+
+def _make_states(
+    photos: str, split: Split, crop: int, tools: list[str | dict], labels: int, combos: str, seed: tuple[int, int]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """:data:`CHUNK` images from restorations of :data:`STEPS` steps; which degradations are left; gains of the tools tried."""
+    key = json.dumps([photos, split, crop, combos, tools])
     if key not in _processes:
-        dataset = SynthesisedDataset(photos, split, crop_size=size, combos=combos)
-        _processes[key] = RestorationProcess(dataset, tools, metrics=list(METRICS), max_steps=STEPS + 1, cache_bytes=32 << 20)
+        dataset = SynthesisedDataset(photos, split, crop_size=crop, combos=combos)
+        _processes[key] = RestorationProcess(dataset, tools, metrics=list(METRICS), max_steps=STEPS + 1, cache_bytes=64 << 20)
     process, rng = _processes[key], np.random.default_rng(seed)
-    samples = [process.dataset.draw(rng) for _ in range(-(-count // STEPS))]
+    samples = [process.dataset.draw(rng) for _ in range(CHUNK // STEPS)]
     left = [set(sample.combo) for sample in samples]
-    rows = []
     episodes = process.start(samples)
+    rows = []
     for _ in range(STEPS):
-        gains = gains_of_all(process, episodes)
-        rows.extend(
-            (view(episode.state.as_uint8(), size), _presence(parts), row) for episode, parts, row in zip(episodes, left, gains, strict=True)
-        )
-        chosen = [_choose(row, rng) for row in gains]
-        for parts, row, action in zip(left, gains, chosen, strict=True):
+        gains = tried_gains(process, episodes, labels, rng)
+        rows += [(episode.state.as_uint8(), _presence(parts), row) for episode, parts, row in zip(episodes, left, gains, strict=True)]
+        chosen = []
+        for parts, row in zip(left, gains, strict=True):
+            action = _choose(row, rng)
             if row[action] > 0:
                 parts -= {name for name, task in TASK_OF.items() if task == process.actions[action].task}
+            chosen.append(action)
         process.step(episodes, chosen)
-    images, present, gains = (np.stack(column[:count]) for column in zip(*rows, strict=True))
-    temporary = kept.with_suffix(".part.npz")
-    np.savez_compressed(temporary, images=images, present=present, gains=gains)
-    temporary.replace(kept)
-    return images, present, gains
+    images, present, gains = zip(*rows, strict=True)
+    return list(images), np.stack(present), np.stack(gains)
 
 
-def gains_of_all(process: RestorationProcess, episodes: list[Episode]) -> np.ndarray:
-    """What every tool would gain in every episode, float32 (episodes, tools); NaN where the mask forbids it."""
+def tried_gains(process: RestorationProcess, episodes: list[Episode], labels: int, rng: np.random.Generator) -> np.ndarray:
+    """What tools would gain in every episode, float32 (episodes, tools): ``labels`` of them, of every task at least one; NaN for those
+    that were not tried."""
     gains = np.full((len(episodes), process.actions.stop), np.nan, np.float32)
-    moves = [(row, int(action)) for row, episode in enumerate(episodes) for action in np.flatnonzero(episode.mask[:-1])]
-    trials = [episodes[row].fork() for row, _ in moves]
-    outcomes = process.step(trials, [action for _, action in moves])
-    for (row, action), outcome in zip(moves, outcomes, strict=True):
-        gains[row, action] = outcome.reward
+    moves = [(row, action) for row, episode in enumerate(episodes) for action in _some_of_each_task(process, episode, labels, rng)]
+    for at in range(0, len(moves), BATCH):
+        part = moves[at : at + BATCH]
+        outcomes = process.step([episodes[row].fork() for row, _ in part], [action for _, action in part])
+        for (row, action), outcome in zip(part, outcomes, strict=True):
+            gains[row, action] = outcome.reward
     return gains
 
 
+def _some_of_each_task(process: RestorationProcess, episode: Episode, labels: int, rng: np.random.Generator) -> list[int]:
+    by_task: dict[str, list[int]] = {}
+    for action in map(int, np.flatnonzero(episode.mask[:-1])):
+        by_task.setdefault(process.actions[action].task, []).append(action)
+    chosen = [int(rng.choice(tools)) for tools in by_task.values()]
+    others = [action for tools in by_task.values() for action in tools if action not in chosen]
+    rng.shuffle(others)
+    return sorted(chosen + others[: max(0, labels - len(chosen))])
+
+
 def _choose(gains: np.ndarray, rng: np.random.Generator) -> int:
-    allowed = np.flatnonzero(~np.isnan(gains))
-    if rng.random() < 0.4:
-        return int(rng.choice(allowed))
-    weights = np.exp((gains[allowed] - gains[allowed].max()) / TEMPERATURE)
-    return int(rng.choice(allowed, p=weights / weights.sum()))
+    known = np.flatnonzero(~np.isnan(gains))
+    if rng.random() < EXPLORING:
+        return int(rng.choice(known))
+    weights = np.exp((gains[known] - gains[known].max()) / TEMPERATURE)
+    return int(rng.choice(known, p=weights / weights.sum()))
 
 
 def _presence(parts) -> np.ndarray:
@@ -205,11 +282,20 @@ def _presence(parts) -> np.ndarray:
 # -- learning ----------------------------------------------------------------------------------------------------------------------
 
 
+class Telling(nn.Module):
+    """An encoder, of which only what it tells is learned by: (B, 8 + tools)."""
+
+    def __init__(self, encoder: SmallCNN):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat(self.encoder.told(self.encoder(seen)), dim=1)
+
+
 def fit(
     network: nn.Module,
-    images: torch.Tensor,
-    present: torch.Tensor,
-    gains: torch.Tensor,
+    train: Examples,
     heldout: Examples,
     epochs: int,
     batch: int,
@@ -218,35 +304,37 @@ def fit(
     weight_decay: float = 1e-4,
     mix_colours: bool = False,
 ) -> None:
-    """Train a network, from float32 (B, 3, S, S) to (B, 8 + tools), on examples of :func:`make_examples`; reports after each epoch.
+    """Train a network, from the pictures of :meth:`Examples.show` to (B, 8 + tools); reports after each epoch.
 
     ``mix_colours`` changes the places of the colours in half of the batches: a network knows photographs by them.
     """
     start = time.monotonic()
-    steps = epochs * (len(images) // batch)
+    steps = epochs * (len(train) // batch)
     optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
     rng = np.random.default_rng(seed)
     for epoch in range(epochs):
-        order = rng.permutation(len(images))[: len(images) // batch * batch].reshape(-1, batch)
+        order = rng.permutation(len(train))[: len(train) // batch * batch].reshape(-1, batch)
         total = 0.0
+        network.train()
         for rows in track(order, f"epoch {epoch + 1}/{epochs}", transient=True):
-            shown = images[rows]
+            shown = train.show(rows, rng)
+            pictures = [name for name in shown if name != "size"]
             if rng.random() < 0.5:  # rain falls down and haze lies far above, so only left and right are the same
-                shown = shown.flip(2)
+                shown |= {name: shown[name].flip(-2) for name in pictures}
             if mix_colours and rng.random() < 0.5:
-                shown = shown[..., rng.permutation(3)]
+                colours = rng.permutation(3)
+                shown |= {name: shown[name][..., colours] for name in pictures}
             with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
-                told = network(shown.permute(0, 3, 1, 2).float() / 255.0)
-            value = loss(told, present[rows], gains[rows])
+                told = network(shown)
+            value = loss(told, train.present[rows], train.gains[rows])
             optimiser.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             total += value.item()
-        report = evaluate(network.eval(), *heldout)
-        network.train()
+        report = evaluate(network.eval(), heldout)
         print(f"epoch {epoch + 1:>3}  loss {total / len(order):.4f}  {describe(report)}  {time.monotonic() - start:.0f} s", flush=True)
 
 
@@ -260,9 +348,10 @@ def loss(told: torch.Tensor, true_present: torch.Tensor, true_gains: torch.Tenso
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: torch.Tensor, present: torch.Tensor, gains: torch.Tensor) -> dict:
+def evaluate(network: nn.Module, examples: Examples) -> dict:
     """Balanced accuracy per degradation; mean gain of the best tool, and of the one that the encoder holds for best."""
-    told = torch.cat([network(batch.permute(0, 3, 1, 2).float() / 255.0) for batch in images.split(500)])
+    rows, present, gains = np.arange(len(examples)), examples.present, examples.gains
+    told = torch.cat([network(examples.show(part)) for part in np.array_split(rows, -(-len(rows) // 200))])
     said, foreseen = told.split([len(DEGRADATIONS), gains.shape[1]], dim=1)
     accuracy = {}
     for column, name in enumerate(DEGRADATIONS):

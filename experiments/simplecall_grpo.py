@@ -24,6 +24,9 @@ from policies.simplecall.rl_module import SimpleCallRLModule
 
 ITERATIONS = 30
 LEARNING_RATE = 1e-3
+IMAGES = 480
+CACHE_BYTES = 2 << 30
+"""See ``experiments/simplecall_ppo.py``."""
 
 stop = {"training_iteration": ITERATIONS}
 
@@ -32,11 +35,12 @@ config = (
     .environment(
         "ir_env:ir_env/Restoration-v0",
         env_config={
-            "dataset": {"photos": "builtin", "split": "train", "crop_size": 64, "combos": "A,B,C"},
+            "dataset": {"photos": "builtin", "split": "train", "crop_size": 256, "combos": "A,B,C", "images": IMAGES},
             "toolbox": "default",
             "metrics": ["psnr", "psnry", "ssim_ycbcr", "piqe"],
             "reward": "delta_iqa",
             "max_steps": 6,
+            "cache_bytes": CACHE_BYTES,
         },
     )
     .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.9, num_envs_per_env_runner=64)

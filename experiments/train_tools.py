@@ -271,8 +271,8 @@ def _photo_sets(options: argparse.Namespace) -> list[tuple[str, Photos]]:
 
 
 def has_bfloat16_units() -> bool:
-    """Whether convolutions in bfloat16 are faster here: a GPU, or a CPU with matrix tiles (AMX)."""
-    return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+    """Whether convolutions in bfloat16 are faster here: a GPU, or a CPU that multiplies them (AVX512-BF16, AMX)."""
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _keep(path: Path, state: dict) -> None:

@@ -83,4 +83,3 @@ def batch_infos(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         key: batch_infos(column) if isinstance(column[0], Mapping) else np.array(column, object if isinstance(column[0], str) else None)
         for key, column in columns.items()
     }
-

@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 Quantize = Literal["uint8", "none"]
-CACHED_SCORES = 8 << 20
+CACHED_SCORES, SCORE_OVERHEAD = 16 << 20, 512
+"""Bytes of cached scores, and what one takes beside its numbers."""
 MIN_TILE = 128
 MAX_BATCH_PIXELS = 4 * 1024 * 1024
 """A batch is cut into parts of at most this many pixels, so that memory does not grow with the number of rollouts."""
@@ -221,16 +222,16 @@ class LocalExecutor:
 
     def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         """Metric vectors (K,) of states; a state that was scored before is looked up, and identical ones are scored once."""
-        keys = [(scorer.names, state.key, id(reference)) for state, reference in zip(states, references, strict=True)]
+        marks = {id(reference): _mark(reference) for reference in references}
+        keys = [(scorer.names, state.key, marks[id(reference)]) for state, reference in zip(states, references, strict=True)]
         found: dict[tuple, np.ndarray] = {}
         missing: dict[tuple, int] = {}
         for index, key in enumerate(keys):
             if key in found or key in missing:
                 continue
             hit = self._scores.get(key)
-            # the reference is kept beside the vector, so that its id cannot come to mean another array
-            if hit is not None and hit[1] is references[index]:
-                found[key] = hit[0]
+            if hit is not None:
+                found[key] = hit
             else:
                 missing[key] = index
         if missing:
@@ -238,8 +239,7 @@ class LocalExecutor:
             vectors = scorer.score([states[i].pixels for i in chosen], [references[i] for i in chosen])
             for index, vector in zip(chosen, vectors, strict=True):
                 found[keys[index]] = vector
-                reference = references[index]
-                self._scores.put(keys[index], (vector, reference), vector.nbytes + (0 if reference is None else reference.nbytes))
+                self._scores.put(keys[index], vector, vector.nbytes + SCORE_OVERHEAD)
         return [found[key] for key in keys]
 
     def _run_batch(self, tool: Tool, states: list[ImageState]) -> list[Result]:
@@ -322,6 +322,13 @@ def _run_together(tool: Tool, images: list[np.ndarray], quantize: Quantize, devi
     return [
         pixels[i].copy() if finite[i] else ToolFailure(tool.spec.name, shape, "it returned NaN or infinity") for i in range(len(images))
     ]
+
+
+def _mark(reference: np.ndarray | None) -> bytes:
+    """Tells references apart by their pixels; none is no pixels."""
+    if reference is None:
+        return b""
+    return hashlib.blake2b(np.ascontiguousarray(reference).data, digest_size=16, person=str(reference.shape).encode()[:16]).digest()
 
 
 def _out_of_memory(error: Exception) -> bool:

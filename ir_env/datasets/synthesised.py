@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ from ir_env.datasets.photos import Photos, Split, load_photos
 from ir_env.degradations.combos import Combos, parse_combos
 from ir_env.degradations.depth import DepthSource, load_depth_source
 from ir_env.degradations.recipe import Scene, check_severity, degrade, seed_for
+from tool_actors.cache import ByteLRU
 from tool_actors.errors import IrEnvError
+
+MADE_BYTES = 512 << 20
+"""Images that are drawn again are kept up to this size."""
 
 
 class SynthesisedDataset:
@@ -29,6 +34,8 @@ class SynthesisedDataset:
         draws: how many different degradations of one (image, combination) may be drawn.
         severity: see :func:`ir_env.degradations.degrade`.
         depth: ``None`` for synthetic depth, or a folder of depth maps.
+        images: draw from so many samples, which ``seed`` names and which go round photographs and combinations; None draws ever new ones.
+            A training then meets the same images again, and what tools and metrics made of them is in the executor's cache.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class SynthesisedDataset:
         draws: int = 1_000_000,
         severity: float | None = None,
         depth: str | Path | DepthSource | None = None,
+        images: int | None = None,
     ):
         self.photos = load_photos(photos, split)
         self.combos = parse_combos(combos)
@@ -49,8 +57,18 @@ class SynthesisedDataset:
             raise IrEnvError(f"crop_size must be a multiple of 4 and at least 32, or None for whole photographs; not {crop_size}")
         self.crop_size, self.seed, self.draws, self.severity = crop_size, seed, draws, severity
         self.depth = load_depth_source(depth)
+        if images is not None and images < 1:
+            raise IrEnvError(f"images must be at least 1, or None for ever new ones; not {images}")
+        self.images = images
+        self._made = ByteLRU(MADE_BYTES if images else 0)
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        return self.draw_evenly(np.random.default_rng(self.seed), self.images or 0)
 
     def draw(self, rng: np.random.Generator) -> Sample:
+        if self.images:
+            return self._samples[int(rng.integers(self.images))]
         names = self.photos.names
         return self._draw(rng, names[int(rng.integers(len(names)))], self.combos.draw(rng))
 
@@ -80,6 +98,13 @@ class SynthesisedDataset:
         return Sample(name, combo, box, int(rng.integers(self.draws)))
 
     def load(self, sample: Sample) -> Pair:
+        pair = self._made.get(sample)
+        if pair is None:
+            pair = self._make(sample)
+            self._made.put(sample, pair, pair.degraded.nbytes + pair.reference.nbytes)
+        return pair
+
+    def _make(self, sample: Sample) -> Pair:
         photo = self.photos.load(sample.photo)
         box = sample.box or (0, 0, *photo.shape[:2])
         top, left, height, width = box

@@ -9,7 +9,6 @@ import numpy as np
 
 from ir_env.degradations import parse_combo
 from ir_env.metrics import find_metric
-from ir_env.observation import view
 from ir_env.planner import Observation, Planner, Tried
 from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
@@ -122,9 +121,9 @@ class EncoderPerception:
     def __call__(self, observation: Observation) -> Collection[str]:
         import torch
 
-        pixels = view(observation.trajectory[0], self._encoder.SIDE)
+        shown = self._encoder.view.look(observation.trajectory[:1])
         with torch.no_grad():
-            told = self._encoder(torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[None])[0, : len(DEGRADATIONS)]
-        seen = {name for name, share in zip(DEGRADATIONS, told.sigmoid().tolist(), strict=True) if share >= self.share}
+            present, _ = self._encoder.told(self._encoder({name: torch.from_numpy(each)[None] for name, each in shown.items()}))
+        seen = {name for name, share in zip(DEGRADATIONS, present[0].sigmoid().tolist(), strict=True) if share >= self.share}
         enlarging = {observation.actions[i].task for i in np.flatnonzero(observation.action_mask[:-1])} & {"super_resolve"}
         return {TASK_OF[name] for name in seen - {"low_resolution"}} | enlarging

@@ -10,91 +10,152 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ir_env.view import View
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.tasks import DEGRADATIONS
 from tool_actors.weight_files import load_into
 
 
 class SmallCNN(nn.Module):
-    """Residual convolutions at three resolutions, the power spectrum, and quantiles of the brightest and darkest channel.
+    """Residual convolutions over the overview and over every glimpse, power spectra, and quantiles of the brightest and darkest channel.
 
-    The maps of the convolutions are pooled, so that it does not matter where in the picture a degradation shows. The spectrum shows what
-    convolutions learn slowly: the zeros of a blur, the floor of noise, the grid of JPEG blocks, the cut of a reduced image.
+    The maps of the convolutions are pooled, over the places of a picture and over the glimpses, so that it does not matter where a
+    degradation shows. The spectrum shows what convolutions learn slowly: the zeros of a blur, the floor of noise, the grid of JPEG blocks,
+    the cut of a reduced image.
 
-    It gives what it has learned to tell: which degradations are there, and what each tool would gain. ``python -m
-    experiments.pretrain_encoder`` made its weights from photographs outside the built-in collection (the card beside them says which, and
-    how well it does). A policy on the pooled maps themselves learned the few photographs that it was trained on by heart.
+    It gives its last hidden layer, and what that has learned to tell: which degradations are there, and what each tool would gain.
+    ``python -m experiments.pretrain_encoder`` made its weights from photographs outside the built-in collection (the card beside them says
+    which, and how well it does).
 
     Args:
         weights: safetensors file with its card beside it; None for an untrained one.
         tools: names of the tools whose gains it tells; by default those of the card.
-        width: filters of the first layers.
+        view: what it is shown, see :class:`ir_env.view.View`; by default that of the card, without weights the usual one. It works with
+            any number of glimpses, if it learned on some.
+        width: filters of the first layers; the overview, which is coarse, has three quarters of them.
     """
 
     WEIGHTS = Path(__file__).parent / "weights" / "cnn.safetensors"
-    HEAD, DROPOUT = 128, 0.2
-    BLOCKS = (1, 2, 3)
-    """Residual blocks at each of the three resolutions."""
-    SIDE, BIN, QUANTILES = 64, 2, 13
-    """Of the square that the spectrum is taken of, of the cells that it is averaged over; quantiles per channel."""
+    HEAD, DROPOUT, GLIMPSE = 128, 0.2, 128
+    """Width of the head, its dropout, features of a glimpse."""
 
-    def __init__(self, weights: str | Path | None = WEIGHTS, tools: Sequence[str] | None = None, width: int = 32):
+    def __init__(
+        self,
+        weights: str | Path | None = WEIGHTS,
+        tools: Sequence[str] | None = None,
+        view: View | Mapping | None = None,
+        width: int = 32,
+    ):
         super().__init__()
-        if tools is None:
-            tools = json.loads(Path(weights).with_suffix(".json").read_text())["tools"] if weights else ()
-        self.tools = tuple(tools)
-        widths = (width, 2 * width, 3 * width)
-        inputs = (12, *widths[:-1])
-        self.stages = nn.ModuleList(
-            nn.Sequential(_convolution(source, filters, 1 if source == 12 else 2), *[_Residual(filters) for _ in range(blocks)])
-            for source, filters, blocks in zip(inputs, widths, self.BLOCKS, strict=True)
-        )
-        cells = self.SIDE * self.SIDE // 2 // self.BIN**2
-        self.spectrum = nn.Sequential(
-            nn.BatchNorm1d(cells + 2 * self.QUANTILES), nn.Linear(cells + 2 * self.QUANTILES, 128), nn.BatchNorm1d(128), nn.ReLU()
-        )
-        pooled = 2 * sum(widths) + widths[-1] + 6 + 128
+        card = json.loads(Path(weights).with_suffix(".json").read_text()) if weights else {}
+        self.tools = tuple(card.get("tools", ()) if tools is None else tools)
+        self.view = View.of(card.get("view") if view is None else view)
+        pooled = 2
+        if self.view.overview:
+            self.overview = _Picture(width * 3 // 4)
+            pooled += self.overview.features
+        if self.view.glimpses:
+            self.glimpse = _Picture(width)
+            self.of_glimpse = nn.Sequential(
+                nn.BatchNorm1d(self.glimpse.features),
+                nn.Linear(self.glimpse.features, self.GLIMPSE),
+                nn.BatchNorm1d(self.GLIMPSE),
+                nn.ReLU(),
+            )
+            self.spectrum = _Spectrum()
+            pooled += 2 * self.GLIMPSE + self.spectrum.features
         self.head = nn.Sequential(
             nn.BatchNorm1d(pooled), nn.Dropout(self.DROPOUT), nn.Linear(pooled, self.HEAD), nn.ReLU(), nn.Dropout(self.DROPOUT)
         )
         self.present, self.gains = nn.Linear(self.HEAD, len(DEGRADATIONS)), nn.Linear(self.HEAD, len(self.tools))
-        self.features = len(DEGRADATIONS) + len(self.tools)
-        self.register_buffer("window", torch.outer(*[torch.hann_window(self.SIDE, periodic=False)] * 2), persistent=False)
+        self.features = self.HEAD + len(DEGRADATIONS) + len(self.tools)
         if weights:
             load_into(self, Path(weights))
         self.to(memory_format=torch.channels_last)
 
+    def told(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Of what :meth:`forward` gives: logits of the degradations (B, 8), gains of the tools (B, tools)."""
+        _, present, gains = encoded.split([self.HEAD, len(DEGRADATIONS), len(self.tools)], dim=1)
+        return present, gains
+
+    def forward(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """What :meth:`ir_env.view.View.look` gives, batched: uint8 ``overview`` (B, V, V, 3), uint8 ``glimpses`` (B, K, S, S, 3), float32
+        ``size`` (B, 2) -> (B, features): the head, logits of the degradations, then gains of the tools in units of the reward."""
+        pooled = [seen["size"].float().clamp(min=1.0).log() / 10.0]
+        if self.view.overview:
+            pooled.append(self.overview(_planes(seen["overview"])))
+        if self.view.glimpses:
+            count = seen["glimpses"].shape[1]
+            squares = _planes(seen["glimpses"].flatten(0, 1))
+            each = self.of_glimpse(self.glimpse(squares)).float().unflatten(0, (-1, count))
+            pooled += [each.mean(1), each.amax(1), self.spectrum(squares, count)]
+        head = self.head(torch.cat([part.float() for part in pooled], dim=1))
+        return torch.cat([head, self.present(head), self.gains(head)], dim=1).float()
+
+
+class _Picture(nn.Module):
+    """Residual convolutions at three resolutions, pooled; and quantiles: float32 (B, 3, S, S) -> (B, features)."""
+
+    BLOCKS, QUANTILES = (1, 2, 3), 13
+    """Residual blocks at each of the three resolutions; quantiles per channel."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        widths = (width, 2 * width, 3 * width)
+        self.stages = nn.ModuleList(
+            nn.Sequential(_convolution(source, filters, 1 if source == 12 else 2), *[_Residual(filters) for _ in range(blocks)])
+            for source, filters, blocks in zip((12, *widths[:-1]), widths, self.BLOCKS, strict=True)
+        )
+        self.features = 6 + 2 * sum(widths) + widths[-1] + 2 * self.QUANTILES
+
     def forward(self, images: Tensor) -> Tensor:
-        """float32 (B, 3, S, S) in [0, 1] -> (B, 8 + tools): logits of the degradations, then gains of the tools in units of the reward."""
         centred = images - 0.5
         maps = F.pixel_unshuffle(centred, 2)
-        pooled = [*_moments(centred), self.spectrum(self.statistics(images))]
+        pooled = _moments(centred)
         for stage in self.stages:
             maps = stage(maps)
             pooled += _moments(maps)
-        pooled = torch.cat([*pooled, maps.amax((2, 3)).float()], dim=1)
-        head = self.head(pooled)
-        return torch.cat([self.present(head), self.gains(head)], dim=1).float()
+        values = torch.stack([images.amax(1), images.amin(1)], dim=1).flatten(2)
+        return torch.cat([*pooled, maps.amax((2, 3)).float(), _quantiles(values, self.QUANTILES).flatten(1)], dim=1)
 
-    def statistics(self, images: Tensor) -> Tensor:
-        """The log power spectrum of the grey picture in cells of :attr:`BIN`, and the quantiles: (B, cells + 2 * quantiles)."""
+
+class _Spectrum(nn.Module):
+    """The log power spectrum of grey glimpses, averaged over them (Welch's estimate) and over cells: (B * K, 3, S, S) -> (B, features)."""
+
+    SIDE, BIN = 64, 2
+    """Of the square that the spectrum is taken of, of the cells that it is averaged over."""
+
+    def __init__(self, features: int = 128):
+        super().__init__()
+        cells, self.features = self.SIDE * self.SIDE // 2 // self.BIN**2, features
+        self.layers = _dense(cells, features)
+        self.register_buffer("window", torch.outer(*[torch.hann_window(self.SIDE, periodic=False)] * 2), persistent=False)
+
+    def forward(self, images: Tensor, count: int) -> Tensor:
+        return self.layers(self.cells(images, count))
+
+    def cells(self, images: Tensor, count: int) -> Tensor:
+        """float32 (B, cells)."""
         with torch.autocast(images.device.type, enabled=False):
-            grey = images.float().mean(1, keepdim=True)
-            if (side := grey.shape[2]) < self.SIDE:
-                grey, side = F.interpolate(grey, (self.SIDE, self.SIDE), mode="nearest"), self.SIDE
-            windows = -(-side // self.SIDE)
-            step = (side - self.SIDE) // max(windows - 1, 1) or 1
-            # Welch's estimate: the power is averaged over windows that overlap
-            parts = grey[:, 0].unfold(1, self.SIDE, step).unfold(2, self.SIDE, step).flatten(1, 2)
-            parts = (parts - parts.mean((2, 3), keepdim=True)) * self.window
-            power = torch.fft.rfft2(parts).abs().square().mean(1).sqrt()[:, :, : self.SIDE // 2]
-            cells = F.avg_pool2d(torch.fft.fftshift(torch.log(power + 1e-2), dim=1)[:, None], self.BIN).flatten(1)
-            values = torch.stack([images.amax(1), images.amin(1)], dim=1).flatten(2)
-            return torch.cat([cells, _quantiles(values, self.QUANTILES).flatten(1)], dim=1)
+            grey = images.float().mean(1)
+            if grey.shape[1] != self.SIDE:
+                grey = F.interpolate(grey[:, None], (self.SIDE, self.SIDE), mode="nearest")[:, 0]
+            parts = (grey - grey.mean((1, 2), keepdim=True)) * self.window
+            power = torch.fft.rfft2(parts).abs().square().unflatten(0, (-1, count)).mean(1).sqrt()[:, :, : self.SIDE // 2]
+            return F.avg_pool2d(torch.fft.fftshift(torch.log(power + 1e-2), dim=1)[:, None], self.BIN).flatten(1)
+
+
+def _planes(pictures: Tensor) -> Tensor:
+    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 255.0
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _dense(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm1d(inputs), nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU())
 
 
 class _Residual(nn.Module):
@@ -145,20 +206,30 @@ class FrozenCLIP(nn.Module):
         # held outside the module's registry: neither trained, nor copied into every checkpoint
         self._tower = [tower.eval().requires_grad_(False)]
         self.side = tower.config.image_size
-        self.features = tower.config.hidden_size
+        self.tower_size = tower.config.hidden_size
+        self.features = 2 * self.tower_size
         self.register_buffer("mean", torch.tensor(self.MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """float32 (B, 3, S, S) in [0, 1] -> (B, features)."""
-        tower = self._tower[0].to(images.device)
-        resized = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
-        with torch.no_grad():
-            return tower(pixel_values=(resized - self.mean) / self.std).pooler_output
+    def forward(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """What :meth:`ir_env.view.View.look` gives, batched -> (B, 2 * hidden): the overview's, and the mean of the glimpses'."""
+        tower, size = self._tower[0].to(self.mean.device), self.tower_size
+        parts = []
+        for name in ("overview", "glimpses"):
+            if name not in seen:
+                parts.append(torch.zeros(len(seen["size"]), size, device=self.mean.device))
+                continue
+            pictures = seen[name] if name == "glimpses" else seen[name][:, None]
+            resized = F.interpolate(_planes(pictures.flatten(0, 1)), (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
+            with torch.no_grad():
+                told = tower(pixel_values=(resized - self.mean) / self.std).pooler_output
+            parts.append(told.unflatten(0, (-1, pictures.shape[1])).mean(1))
+        return torch.cat(parts, dim=1)
 
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN, "clip": FrozenCLIP}
-"""Add an encoder of your own here: a module from float32 (B, 3, S, S) in [0, 1] to (B, features), with an int ``features``."""
+"""Add an encoder of your own here: a module from what :meth:`ir_env.view.View.look` gives, batched, to (B, features), with an int
+``features``."""
 
 
 def make_encoder(name: str, options: Mapping | None = None) -> nn.Module:

@@ -17,11 +17,7 @@ class EncodeOnce(ConnectorV2):
 
     def __call__(self, *, rl_module, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         for module_id, columns in batch.items():
-            network = rl_module[module_id].network
-            if not network.train_encoder:
-                observation = dict(columns[Columns.OBS])
-                observation["encoded"] = network.encode(observation.pop("image"))
-                columns[Columns.OBS] = observation
+            columns[Columns.OBS] = rl_module[module_id].network.encode_once(columns[Columns.OBS])
         return batch
 
 

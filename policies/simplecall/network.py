@@ -70,17 +70,21 @@ class SimpleCallNetwork(nn.Module):
         self.encoder.eval()
         return self
 
-    def encode(self, images: Tensor) -> Tensor:
-        """uint8 (B, S, S, 3) to the encoder's features (B, F); without a gradient if the encoder is frozen."""
+    def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """The pictures of observations to the encoder's features (B, F); without a gradient if the encoder is frozen."""
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
-            return self.encoder(images.permute(0, 3, 1, 2).float() / 255.0)
+            return self.encoder(observation)
+
+    def encode_once(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Observations in which ``encoded``, what :meth:`encode` makes of them, stands for the pictures, if the encoder is frozen."""
+        if self.train_encoder or "encoded" in observation:
+            return dict(observation)
+        return {**{name: observation[name] for name in ("history", "step", "action_mask")}, "encoded": self.encode(observation)}
 
     def features(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Observations of ``ir_env/Restoration-v0``, batched, to the trunk's output and the foreseen gains (B, width + actions).
-
-        Instead of ``image`` they may hold ``encoded``, what :meth:`encode` makes of it.
-        """
-        encoded = observation["encoded"] if "encoded" in observation else self.encode(observation["image"])
+        """Observations of ``ir_env/Restoration-v0``, batched, or those of :meth:`encode_once`, to the trunk's output and the foreseen
+        gains (B, width + actions)."""
+        encoded = observation["encoded"] if "encoded" in observation else self.encode(observation)
         history = F.one_hot(observation["history"].long(), self.actions + 1).flatten(1).float()
         step = observation["step"].float().reshape(-1, 1) / self.max_steps
         mask = observation["action_mask"].float()

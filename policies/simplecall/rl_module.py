@@ -10,6 +10,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
+from ir_env.view import View
 from policies.grpo.token_policy import TokenPolicy
 from policies.simplecall.network import SimpleCallNetwork
 from tool_actors.errors import IrEnvError
@@ -23,12 +24,20 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
 
     def setup(self):
         space = self.observation_space
-        if not isinstance(space, gymnasium.spaces.Dict) or not {"image", "history", "step", "action_mask"} <= set(space.spaces):
+        if not isinstance(space, gymnasium.spaces.Dict) or not {"history", "step", "action_mask"} <= set(space.spaces):
             raise IrEnvError(f"SimpleCallRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
         # RLlib adds its own default settings to the model_config; ours are these
         options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
         options["tools"] = [tool for _, tool in self.model_config.get("actions", ())]
-        self.network = SimpleCallNetwork(int(self.action_space.n), int(self.observation_space["history"].shape[0]), **options)
+        view = View.of_space(space)
+        self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **options)
+        known = getattr(self.network.encoder, "view", view)
+        if (view.overview, bool(view.glimpses), view.side) != (known.overview, bool(known.glimpses), known.side):
+            raise IrEnvError(
+                f"the environment shows overview={view.overview}, glimpses={view.glimpses}, side={view.side}, and the encoder learned on "
+                f"overview={known.overview}, glimpses={known.glimpses}, side={known.side}: set env_config.view to that, or train another "
+                "encoder (python -m experiments.pretrain_encoder)"
+            )
 
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         observation = batch[Columns.OBS]
@@ -56,7 +65,4 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
 
     def prepare(self, columns: dict[str, Any]) -> dict[str, Any]:
         """Encode the images once per update where the encoder is frozen."""
-        observation = dict(columns[Columns.OBS])
-        if not self.network.train_encoder:
-            observation["encoded"] = self.network.encode(observation.pop("image"))
-        return {**columns, Columns.OBS: observation}
+        return {**columns, Columns.OBS: self.network.encode_once(columns[Columns.OBS])}

@@ -100,4 +100,4 @@ def test_sub_environments_that_cannot_begin_may_try_again(env):
         failed |= {env_id for env_id in range(3) if f"sub-environment {env_id} failed" in str(caught.value)}
     assert failed == {0, 1, 2}
     env.send({0: 0})
-    assert env.recv(1, PATIENCE_S)[0].observation["image"].any()
+    assert env.recv(1, PATIENCE_S)[0].observation["overview"].any()

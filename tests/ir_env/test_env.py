@@ -25,10 +25,10 @@ def play(episodes, seed):
         observation, info = env.reset(seed=seed if episode == 0 else None)
         done, reward = False, 0.0
         while not done:
-            record.append((observation["image"].tobytes(), observation["history"].tolist(), reward, info["metrics"], info["sample"]))
+            record.append((observation["overview"].tobytes(), observation["history"].tolist(), reward, info["metrics"], info["sample"]))
             observation, reward, terminated, truncated, info = env.step(env.action_space.sample(mask=observation["action_mask"]))
             done = terminated or truncated
-        record.append((observation["image"].tobytes(), reward, info["metrics"], terminated))
+        record.append((observation["overview"].tobytes(), reward, info["metrics"], terminated))
     return record
 
 
@@ -46,7 +46,7 @@ def test_one_episode_by_hand():
     observation, info = env.reset(seed=0, options={"sample": "flower[8,16,64,64]|haze|5"})
     assert info["sample"] == "flower[8,16,64,64]|haze|5" and info["combo"] == "haze" and info["tool"] == ""
     before = info["metrics"]["psnr"]
-    clean, degraded = env.episode.reference.astype(float), observation["image"].astype(float)
+    clean, degraded = env.episode.reference.astype(float), observation["overview"].astype(float)
     assert before == pytest.approx(10 * np.log10(255**2 / np.mean((clean - degraded) ** 2)), abs=1e-3)
     index = env.actions.index("dcp.strong")
     observation, reward, terminated, truncated, info = env.step(index)
@@ -87,7 +87,7 @@ def test_own_images(tmp_path, photo):
     assert info["sample"] == str(path) and env.episode.reference.shape == photo.shape
     plain = RestorationEnv(metrics=["niqe", "piqe"], reward_weights={"niqe": 1.0})
     observation, info = plain.reset(options={"image": photo})
-    assert observation["image"].shape == (64, 64, 3) and set(info["metrics"]) == {"niqe", "piqe"}
+    assert observation["overview"].shape == (64, 64, 3) and set(info["metrics"]) == {"niqe", "piqe"}
     with pytest.raises(IrEnvError, match="reference"):
         env.reset(options={"image": photo})
     with pytest.raises(UnknownNameError, match="reset option"):
@@ -194,7 +194,7 @@ def test_a_malformed_answer_runs_nothing_and_counts():
     before, _ = single.reset(seed=0)
     observation, reward, terminated, truncated, info = single.step(MALFORMED)
     assert reward == pytest.approx(-0.3) and info["invalid"] and info["tool"] == "malformed" and not (terminated or truncated)
-    assert np.array_equal(observation["image"], before["image"]) and observation["step"] == 1 and observation["history"][0] == 0
+    assert np.array_equal(observation["overview"], before["overview"]) and observation["step"] == 1 and observation["history"][0] == 0
     assert observation["action_mask"].tolist() == before["action_mask"].tolist()
     vector = RestorationVectorEnv(num_envs=2, max_steps=3, malformed_reward=-0.3)
     vector.reset(seed=0)

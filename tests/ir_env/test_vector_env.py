@@ -32,7 +32,7 @@ def test_it_equals_single_environments_step_by_step():
     stepped = [vector.step([plan[t] for plan in plans]) for t in range(3)]
     for i, plan in enumerate(plans):
         observation, info = single.reset(options={"sample": infos["sample"][i]})
-        assert np.array_equal(observation["image"], observations["image"][i])
+        assert np.array_equal(observation["overview"], observations["overview"][i])
         for t, action in enumerate(plan):
             observation, reward, terminated, truncated, info = single.step(action)
             their_observation, rewards, their_terminated, their_truncated, their_infos = stepped[t]

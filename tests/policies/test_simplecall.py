@@ -6,7 +6,6 @@ import torch
 from ir_env.datasets import SynthesisedDataset
 from ir_env.datasets.base import fixed_samples
 from ir_env.env import RestorationEnv
-from ir_env.observation import view
 from policies.simplecall.encoders import FrozenCLIP, SmallCNN, _moments, _quantiles, make_encoder
 from policies.simplecall.network import FORBIDDEN, TRUST, SimpleCallNetwork
 from tool_actors.errors import IrEnvError, UnknownNameError
@@ -29,7 +28,9 @@ def test_the_network_reads_every_part_of_the_observation(env):
     features = network.features(base)
     logits = network.logits(features, base["action_mask"])
     assert logits.shape == (3, env.actions.n) and network.value(features).shape == (3,)
-    for key, change in {"image": 255 - base["image"], "history": base["history"] + 1, "step": base["step"] + 1}.items():
+    changes = {name: 255 - base[name] for name in ("overview", "glimpses")}
+    changes |= {"size": base["size"] * 3, "history": base["history"] + 1, "step": base["step"] + 1}
+    for key, change in changes.items():
         assert not torch.allclose(network.features({**base, key: change}), features), key
 
 
@@ -50,7 +51,7 @@ def test_logits_begin_with_the_gains_that_the_encoder_foresees(env):
     base = batch(env)
     base["action_mask"] = torch.ones_like(base["action_mask"])
     plain, informed = (each.logits(each.features(base), base["action_mask"]) for each in (without, network))
-    gains = dict(zip(network.encoder.tools, network.encode(base["image"])[:, -len(names) :].unbind(1), strict=True))
+    gains = dict(zip(network.encoder.tools, network.encode(base)[:, -len(names) :].unbind(1), strict=True))
     expected = torch.stack([TRUST * gains[name] for name in names[::-1]] + [torch.zeros(3)], dim=1)
     torch.testing.assert_close(informed - plain, expected)
     assert SimpleCallNetwork(3, 6, tools=["my.denoise", "my.derain"]).foreseen.sum() == 0, "tools that it has never seen"
@@ -80,9 +81,10 @@ def test_statistics_of_pictures_are_those_of_sorted_values():
 def test_a_frozen_encoder_stays_as_it_was_trained():
     torch.manual_seed(0)
     network = SimpleCallNetwork(5, 6).train()
-    images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (8, 5, 64, 64, 3), dtype=torch.uint8)
+    images = {"overview": pictures[:, 0], "glimpses": pictures[:, 1:], "size": torch.full((8, 2), 64.0)}
     before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
-    first, second = network.encode(images), network.encode(images[:2])
+    first, second = network.encode(images), network.encode({name: each[:2] for name, each in images.items()})
     torch.testing.assert_close(first[:2], second, msg="a picture's features do not depend on the batch")
     assert not first.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
@@ -101,7 +103,7 @@ def test_encoding_once_changes_nothing(env):
 
     base = batch(env)
     columns = EncodeOnce()(rl_module={"default": Module}, batch={"default": {Columns.OBS: base}})["default"]
-    assert "image" not in columns[Columns.OBS] and "image" in base
+    assert not columns[Columns.OBS].keys() & {"overview", "glimpses"} and "overview" in base
     torch.testing.assert_close(Module.network.features(columns[Columns.OBS]), Module.network.features(base))
 
 
@@ -113,11 +115,11 @@ def probe(encoder):
 
     columns = []
     for split, count in (("train", 480), ("heldout", 240)):
-        dataset = SynthesisedDataset(split=split, combos="single")
+        dataset = SynthesisedDataset(split=split, combos="single", crop_size=128)
         samples = fixed_samples(dataset, count, 0)
-        views = np.stack([view(dataset.load(sample).degraded, 64) for sample in samples])
+        seen = [encoder.view.look([dataset.load(sample).degraded]) for sample in samples]
         with torch.no_grad():
-            features = encoder(torch.from_numpy(views).permute(0, 3, 1, 2).float() / 255.0).numpy()
+            features = encoder({name: torch.from_numpy(np.stack([each[name] for each in seen])) for name in seen[0]}).numpy()
         columns.append((features, [sample.combo[0] for sample in samples]))
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(*columns[0]).score(*columns[1])
 
@@ -143,9 +145,11 @@ def test_a_frozen_clip_tower_from_a_folder(tmp_path, env):
     assert not list(network.encoder.parameters()), "frozen weights are neither trained nor checkpointed"
     assert not any("tower" in name for name in network.state_dict())
     network.value(network.features(batch(env))).sum().backward()
-    images = torch.rand(2, 3, 32, 32)
-    normal = (images - network.encoder.mean) / network.encoder.std
-    assert torch.allclose(network.encoder(images), tower.eval()(pixel_values=normal).pooler_output, atol=1e-4)
+    pictures = torch.randint(0, 256, (2, 3, 32, 32, 3), dtype=torch.uint8)
+    told = network.encoder({"overview": pictures[:, 0], "glimpses": pictures[:, 1:], "size": torch.ones(2, 2)})
+    normal = (pictures.flatten(0, 1).permute(0, 3, 1, 2) / 255 - network.encoder.mean) / network.encoder.std
+    expected = tower.eval()(pixel_values=normal).pooler_output.unflatten(0, (2, 3))
+    assert torch.allclose(told, torch.cat([expected[:, 0], expected[:, 1:].mean(1)], dim=1), atol=1e-4)
 
 
 def test_absent_clip_weights_and_unknown_encoders_are_named(tmp_path):

@@ -206,7 +206,7 @@ def test_fast_sub_environments_go_on_while_one_waits(pool):
     while steps < 12:
         ready = env.recv()
         steps += len(ready)
-        assert all(each.env_id != 0 and each.observation["image"].dtype == np.uint8 for each in ready)
+        assert all(each.env_id != 0 and each.observation["overview"].dtype == np.uint8 for each in ready)
         env.send({each.env_id: 1 for each in ready})
     with pytest.raises(IrEnvError, match="asked for"):
         env.recv(at_least=5)
