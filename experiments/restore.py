@@ -41,7 +41,7 @@ _SUITES = {name: MetricSuite([name]) for name in NO_REFERENCE_METRICS}
 """One suite per metric, since an image may suit one and not another; each loads its metric once."""
 
 
-class _NoMetrics(MetricSuite):
+class NoMetrics(MetricSuite):
     """Restoring plans without a reference; nobody reads these zeros, the trace is scored afterwards."""
 
     def score(self, images, references):
@@ -73,7 +73,7 @@ def restore_all(
         )
     process = photograph_process(planner, toolbox, max_steps)
     folder = make_folder(out)
-    process.suite = _NoMetrics()
+    process.suite = NoMetrics()
     restored, failed = 0, []
 
     def report(name: str, errors: Sequence[str]) -> None:

@@ -256,6 +256,7 @@ def compare(
     pairs: Sequence[tuple[str, str]] = (),
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     photos: str | Path | None = None,
+    whole: bool = False,
 ) -> Table:
     """Planners on held-out photographs.
 
@@ -268,8 +269,9 @@ def compare(
         pairs: rows whose difference is told.
         progress: told what is measured, how many of its images are done, and of how many.
         photos: folder of other photographs, all of which are used.
+        whole: whole photographs instead of crops.
     """
-    settings = evaluation_settings(env_config, combos, photos=photos)
+    settings = evaluation_settings(env_config, combos, photos=photos, whole=whole)
     process = RestorationProcess(**settings)
     note = f"seed {seed}; dataset {_describe(env_config.get('dataset'), settings['dataset'])}."
     return evaluate(process, planners, start_heldout(process, samples, seed), pairs, note, progress)
@@ -352,7 +354,11 @@ def summarise(process: RestorationProcess, policy: str, episodes: Sequence[Episo
 
 
 def evaluation_settings(
-    env_config: Mapping[str, Any], combos: str | None = None, split: str = "heldout", photos: str | Path | None = None
+    env_config: Mapping[str, Any],
+    combos: str | None = None,
+    split: str = "heldout",
+    photos: str | Path | None = None,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """The arguments of :class:`RestorationProcess` for an evaluation: those of the training, on the held-out photographs or on others.
 
@@ -369,8 +375,11 @@ def evaluation_settings(
             dataset["split"] = split
         if combos is not None:
             dataset["combos"] = combos
-    elif combos is not None or photos is not None:
-        given = ", ".join(f"{name}={value!r}" for name, value in (("combos", combos), ("photos", photos)) if value is not None)
+        if whole:
+            dataset["crop_size"] = None
+    elif combos is not None or photos is not None or whole:
+        told = {"combos": combos, "photos": photos, "whole": whole or None}
+        given = ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
         raise IrEnvError(
             f"the dataset is an object ({type(dataset).__name__}) with images of its own: leave out {given}, or give a mapping"
         )

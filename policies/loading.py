@@ -18,12 +18,15 @@ from tool_actors.errors import IrEnvError, UnknownNameError
 MODULE = Path("learner_group/learner/rl_module/default_policy")
 BEFORE_TRAINING = "before_training"
 """The RLModule as it was before the first update, beside the checkpoints of its trial."""
+DEFAULT = "simplecall"
+"""The policy that comes with the project, for those who have none of their own."""
 PLANNERS: dict[str, Callable[[int], Planner]] = {
     "nothing": lambda seed: NothingPlanner(),
     "random": RandomPlanner,
     "greedy": lambda seed: GreedyPlanner(),
     "rl_restore": lambda seed: _rl_restore(),
     "traversal": lambda seed: _traversal(),
+    DEFAULT: lambda seed: _simplecall(),
 }
 """Name -> planner, made from a seed. Add one of your own here, or pass the object itself wherever a policy is asked for."""
 
@@ -38,6 +41,12 @@ def _traversal() -> Planner:
     from policies.planners.traversal import TraversalPlanner
 
     return TraversalPlanner()
+
+
+def _simplecall() -> Planner:
+    from policies.simplecall.shipped import load_shipped
+
+    return load_shipped()
 
 
 class CheckpointError(IrEnvError):
@@ -114,7 +123,7 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
 
     Args:
         policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; or the path of a checkpoint (or of a run that holds some),
-            or of a vision-language policy.
+            of a vision-language policy, or of a file that :func:`policies.simplecall.shipped.save_policy` wrote.
         seed: for planners that draw.
 
     Raises:
@@ -133,6 +142,10 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         )
     from policies.vlm.planner import SETTINGS, VLMPlanner
 
+    if Path(policy).suffix == ".safetensors":
+        from policies.simplecall.shipped import load_shipped
+
+        return load_shipped(policy, Path(policy).stem)
     if (Path(policy) / SETTINGS).is_file():
         return VLMPlanner.load(policy, seed=seed)
     return load_checkpoint(policy)

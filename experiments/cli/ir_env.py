@@ -18,7 +18,10 @@ def build_parser() -> argparse.ArgumentParser:
     restore = commands.add_parser("restore", help="restore photographs with a trained policy or a planner")
     restore.add_argument("images", nargs="+", metavar="IMAGE", help="photographs, or folders of them")
     restore.add_argument(
-        "--policy", required=True, help="a checkpoint, the folder of a run, or a planner: nothing, random, fixed:TOOL+TOOL, rl_restore"
+        "--policy",
+        default="simplecall",
+        help="simplecall (the policy that comes with ir-env, and the default), a checkpoint, the folder of a run, or a planner: nothing, "
+        "random, fixed:TOOL+TOOL, rl_restore, traversal",
     )
     restore.add_argument("--out", default="restored", help="folder for the results (default: restored)")
     restore.add_argument("--toolbox", help="name or file of a toolbox, for planners (default: the policy's own, or default)")

@@ -7,7 +7,7 @@ import sys
 
 from experiments.cli.common import guarded, prepare_ray
 
-DEFAULT_SAMPLES = 128
+DEFAULT_SAMPLES = 32
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="number of held-out images")
     evaluate.add_argument("--combos", help="other degradations, e.g. single or B,rain+haze")
     evaluate.add_argument("--photos", metavar="FOLDER", help="other photographs than the training's held-out ones: all of this folder")
+    evaluate.add_argument("--whole", action="store_true", help="whole photographs, where the training had crops")
     evaluate.add_argument("--json", metavar="FILE", help="write the table there, image by image")
     return parser
 
@@ -105,7 +106,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     checkpoint = find_checkpoint(options.checkpoint)
     before = load_before_training(checkpoint)
-    table = closing_table({"trained policy": checkpoint}, Console(), None, options.samples, options.combos, before, options.photos)
+    where = options.samples, options.combos, before, options.photos, options.whole
+    table = closing_table({"trained policy": checkpoint}, Console(), None, *where)
     if options.json:
         table.save(options.json)
     return 0

@@ -307,6 +307,7 @@ def closing_table(
     combos: str | None = None,
     before: Planner | None = None,
     photos: str | None = None,
+    whole: bool = False,
 ) -> Table:
     """Print the table of policies on held-out photographs, and keep it beside the run.
 
@@ -315,6 +316,7 @@ def closing_table(
         folder: keeps the table, as ``heldout.json``.
         before: the policy as it was before training, for a row of its own and the difference that the training made.
         combos, photos: other degradations, and other photographs, than those that the training holds out.
+        whole: whole photographs instead of crops.
     """
     from ir_env.evaluation import compare
     from policies.loading import load_checkpoint
@@ -333,7 +335,7 @@ def closing_table(
         def progress(what: str, done: int, total: int) -> None:
             status.update(f"evaluating: {what}, {done} of {total}")
 
-        table = compare(env_config, {**planners, **beside}, samples, combos, pairs=pairs, progress=progress, photos=photos)
+        table = compare(env_config, {**planners, **beside}, samples, combos, pairs=pairs, progress=progress, photos=photos, whole=whole)
     table.show(console, f"{samples} held-out images")
     if folder is not None:
         table.save(folder / "heldout.json")

@@ -1,9 +1,10 @@
-"""A SimpleCall-style policy as a planner."""
+"""SimpleCall-style policies as planners."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,37 +13,71 @@ from ir_env.planner import Observation, Planner
 from ir_env.view import View
 from tool_actors.errors import IrEnvError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class ModulePlanner(Planner):
-    """A SimpleCall-style RLModule as a planner: the most probable action.
+    from policies.simplecall.network import SimpleCallNetwork
 
-    It sees images of any size as in training: the view is that of its observation space.
+
+class ObservationPlanner(Planner):
+    """A policy on the environment's observations as a planner: the most probable action.
+
+    It sees images of any size as in training.
 
     Args:
-        module: an RLModule for ``ir_env/Restoration-v0``.
+        view: what it sees.
+        max_steps: length of its history.
+        actions: number of actions that it knows, stop included.
         name: for tables.
-        env_config: the ``env_config`` it was trained with.
+        env_config: the arguments of the environment that it was trained in.
     """
 
-    def __init__(self, module, name: str = "policy", env_config: Mapping[str, Any] | None = None):
-        self.module, self.name, self.env_config = module, name, dict(env_config or {})
+    def __init__(self, view: View, max_steps: int, actions: int, name: str = "policy", env_config: Mapping[str, Any] | None = None):
+        self.view, self.max_steps, self.known_actions = view, max_steps, actions
+        self.name, self.env_config = name, dict(env_config or {})
         self.toolbox = self.env_config.get("toolbox")
-        self.view = View.of_space(module.observation_space)
-        self.max_steps = module.observation_space["history"].shape[0]
+
+    @abstractmethod
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """Of the actions, (B, n), for a batch of observations."""
 
     def plan(self, observation: Observation) -> int:
         return self.plan_batch([observation])[0]
 
     def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
         import torch
-        from ray.rllib.core.columns import Columns
 
-        if len(observations[0].action_mask) != self.module.action_space.n:
+        if len(observations[0].action_mask) != self.known_actions:
             raise IrEnvError(
-                f"{self.name} knows {self.module.action_space.n} actions, the toolbox gives {len(observations[0].action_mask)}: "
+                f"{self.name} knows {self.known_actions} actions, the toolbox gives {len(observations[0].action_mask)}: "
                 "use the toolbox that it was trained with"
             )
         seen = [observe_state(each.trajectory, each.history, each.action_mask, self.view, self.max_steps) for each in observations]
         batch = {key: torch.from_numpy(np.stack([each[key] for each in seen])) for key in seen[0]}
-        logits = self.module.forward_inference({Columns.OBS: batch})[Columns.ACTION_DIST_INPUTS]
-        return logits.argmax(1).tolist()
+        with torch.no_grad():
+            return self.logits(batch).argmax(1).tolist()
+
+
+class ModulePlanner(ObservationPlanner):
+    """An RLModule for ``ir_env/Restoration-v0`` as a planner."""
+
+    def __init__(self, module, name: str = "policy", env_config: Mapping[str, Any] | None = None):
+        space = module.observation_space
+        super().__init__(View.of_space(space), space["history"].shape[0], int(module.action_space.n), name, env_config)
+        self.module = module
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        from ray.rllib.core.columns import Columns
+
+        return self.module.forward_inference({Columns.OBS: batch})[Columns.ACTION_DIST_INPUTS]
+
+
+class NetworkPlanner(ObservationPlanner):
+    """A :class:`SimpleCallNetwork` as a planner, without RLlib."""
+
+    def __init__(self, network: SimpleCallNetwork, view: View, name: str = "policy", env_config: Mapping[str, Any] | None = None):
+        super().__init__(view, network.max_steps, network.actions, name, env_config)
+        self.network = network
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.network.logits(self.network.features(batch), batch["action_mask"])

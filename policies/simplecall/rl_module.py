@@ -26,11 +26,8 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
         space = self.observation_space
         if not isinstance(space, gymnasium.spaces.Dict) or not {"history", "step", "action_mask"} <= set(space.spaces):
             raise IrEnvError(f"SimpleCallRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
-        # RLlib adds its own default settings to the model_config; ours are these
-        options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
-        options["tools"] = [tool for _, tool in self.model_config.get("actions", ())]
         view = View.of_space(space)
-        self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **options)
+        self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **self.network_options())
         known = getattr(self.network.encoder, "view", view)
         if (view.overview, bool(view.glimpses), view.side) != (known.overview, bool(known.glimpses), known.side):
             raise IrEnvError(
@@ -38,6 +35,12 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
                 f"overview={known.overview}, glimpses={known.glimpses}, side={known.side}: set env_config.view to that, or train another "
                 "encoder (python -m experiments.pretrain_encoder)"
             )
+
+    def network_options(self) -> dict[str, Any]:
+        """The arguments of the network that the spaces do not give."""
+        # RLlib adds its own default settings to the model_config; ours are these
+        options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
+        return {**options, "tools": [tool for _, tool in self.model_config.get("actions", ())]}
 
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         observation = batch[Columns.OBS]
