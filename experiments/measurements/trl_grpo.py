@@ -58,6 +58,7 @@ from rich.table import Table
 
 from experiments.cli.common import prepare_ray
 from ir_env.actions import ActionTable
+from ir_env.view import View
 from policies.grpo.advantages import AdvantageEstimator, AdvantageOptions
 from policies.grpo.loss import LossOptions, grpo_loss, mean_statistics, token_weights
 from policies.vlm.model import VisionLanguageModel
@@ -67,6 +68,7 @@ from tool_actors.threads import limit_threads
 from tool_actors.toolboxes import load_toolbox
 
 SIDE, GROUP, TOKENS = 64, 8, 24
+VIEW = View(overview=SIDE, glimpses=0)
 COMPLETIONS = 64
 """Of an iteration."""
 PHOTOS = 32
@@ -103,9 +105,9 @@ def main(arguments: list[str] | None = None) -> dict:
     limit_threads(1)
     console, report = Console(), {"trl": trl.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        prompter = Prompter(ActionTable(load_toolbox("default")), compact=True, view_size=SIDE)
+        prompter = Prompter(ActionTable(load_toolbox("default")), compact=True, view=VIEW)
         VisionLanguageModel.load("nano", prompter).save(folder)
-        PolicySettings(compact=True, view_size=SIDE).save(folder)
+        PolicySettings(compact=True, view=VIEW).save(folder)
         for part in parts:
             report |= PARTS[part](Path(folder), prompter, options, console)
     if options.out:
@@ -186,7 +188,7 @@ class Case:
                 parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
         # histories of several lengths, so that prompts are padded
         images = noise_photos()[:groups]
-        self.chats = [prompter.messages(image, range(steps)) for steps, image in enumerate(images) for _ in range(GROUP)]
+        self.chats = [prompter.messages([image], range(steps)) for steps, image in enumerate(images) for _ in range(GROUP)]
         words = rng.integers(max(self.barred + self.policy.end_tokens) + 1, len(self.policy.tokenizer), (self.count, TOKENS))
         self.completions = [row[:length].tolist() for row, length in zip(words, rng.integers(1, TOKENS + 1, self.count), strict=True)]
         self.rewards = rng.random((DRAWS, self.count, len(REWARDS)), np.float32)
@@ -290,7 +292,7 @@ class PromptEnv(gymnasium.vector.VectorEnv):
 
         self.num_envs, self.photos = num_envs, noise_photos()
         self.single_observation_space = Dict(
-            image=Box(0, 255, (SIDE, SIDE, 3), np.uint8), history=MultiDiscrete([actions + 1]), step=Box(0.0, 1.0, (1,), np.float32)
+            {**VIEW.spaces(1), "history": MultiDiscrete([actions + 1]), "step": Box(0.0, 1.0, (1,), np.float32)}
         )
         self.single_action_space = Discrete(actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -306,7 +308,8 @@ class PromptEnv(gymnasium.vector.VectorEnv):
 
     def _observation(self, step: int) -> dict[str, np.ndarray]:
         zeros = np.zeros((self.num_envs, 1), np.int64)
-        return {"image": self.shown, "history": zeros, "step": (zeros + step).astype(np.float32)}
+        size = np.full((self.num_envs, 2), SIDE, np.float32)
+        return {"size": size, "overview": self.shown, "history": zeros, "step": (zeros + step).astype(np.float32)}
 
 
 def log_tokens(episode, metrics_logger, **kwargs) -> None:
@@ -370,7 +373,7 @@ def compare_speed(folder: Path, prompter: Prompter, options: argparse.Namespace,
         vlm.model,
         vlm.processor,
         [reward],
-        [trl_row(prompter.messages(image, ())) for image in noise_photos()],
+        [trl_row(prompter.messages([image], ())) for image in noise_photos()],
         COMPLETIONS,
         max_steps=options.rounds + WARM_UP,
         loss_type="grpo",

@@ -62,10 +62,12 @@ class Sizes:
     vocabulary: int
     cached: int
     """Numbers that the key-value cache keeps per token."""
+    seeing: int
+    """Numbers between the layers of the vision tower, all layers together, per visual token."""
 
     @classmethod
     def of(cls, model: Any) -> Sizes:
-        text = model.config.text_config
+        text, vision = model.config.text_config, model.config.vision_config
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
         return cls(
             parameters=sum(count for count, _ in counts),
@@ -74,34 +76,44 @@ class Sizes:
             width=text.hidden_size,
             vocabulary=text.vocab_size,
             cached=2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim,
+            seeing=vision.depth * vision.hidden_size * vision.spatial_merge_size**2,
         )
 
 
-def training_bytes(sizes: Sizes, rows: int, prompt_tokens: int, answer_tokens: int, shards: int = 1) -> dict[str, float]:
+def visual_tokens(config: Mapping[str, Any], height: int, width: int) -> int:
+    """Of an image of that size, which the processor resizes to whole tokens."""
+    vision = config["vision_config"]
+    side = vision["patch_size"] * vision["spatial_merge_size"]
+    return max(1, round(height / side)) * max(1, round(width / side))
+
+
+def training_bytes(sizes: Sizes, rows: int, visual: int, text: int, answer_tokens: int, shards: int = 1) -> dict[str, float]:
     """Bytes per GPU of a training step with recomputed activations, AdamW, and weights in bfloat16.
 
     Args:
         sizes: of the model.
         rows: sequences in memory at a time.
-        prompt_tokens: of a sequence, visual ones included.
+        visual: tokens of a prompt that are images, all images of the chat together.
+        text: the other tokens of a prompt.
         answer_tokens: of a sequence; logits are made of these alone.
         shards: GPUs that share weights, gradients and optimiser (FSDP).
     """
     frozen = sizes.parameters - sizes.trained
-    tokens = rows * (prompt_tokens + answer_tokens)
+    tokens = rows * (visual + text + answer_tokens)
     # of the layer that is being recomputed: inputs and outputs of attention and of the three matrices of the feed-forward part
     layer = tokens * sizes.width * HALF * 20
     return {
         "frozen weights": frozen * HALF / shards,
         "trained weights, gradients, optimiser": sizes.trained * SINGLE * 4 / shards,
         "activations": sizes.layers * tokens * sizes.width * HALF + layer,
+        "activations of the vision tower": rows * visual * sizes.seeing * HALF,
         "logits": rows * (answer_tokens + 1) * sizes.vocabulary * SINGLE * 3,
     }
 
 
-def sampling_bytes(sizes: Sizes, rows: int, prompt_tokens: int, answer_tokens: int) -> dict[str, float]:
-    """Bytes per GPU of writing ``rows`` answers at a time."""
-    tokens = rows * (prompt_tokens + answer_tokens)
+def sampling_bytes(sizes: Sizes, rows: int, visual: int, text: int, answer_tokens: int) -> dict[str, float]:
+    """Bytes per GPU of writing ``rows`` answers at a time, each to a prompt of its own."""
+    tokens = rows * (visual + text + answer_tokens)
     return {
         "weights": sizes.parameters * HALF,
         "key-value cache": tokens * sizes.cached * HALF,

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from policies.vlm.edp import Trajectory
     from policies.vlm.planner import VLMPlanner
 
-METRICS = ("psnr", "psnry", "ssim_ycbcr", "gmsd", "piqe")
+METRICS = ("psnr", "psnry", "ssim_ycbcr", "piqe")
 """Of the tables: those of the reward at nano scale, and PSNR-Y."""
 
 
 def make_process(made_with: dict[str, Any], **options: Any) -> RestorationProcess:
     """The decision process of demonstrations, on images that are given to it."""
-    small = made_with["crop"] or PHOTO_LOW_RESOLUTION_BELOW
+    small = made_with["heldout_crop"] or PHOTO_LOW_RESOLUTION_BELOW
     return RestorationProcess(None, made_with["toolbox"], metrics=list(METRICS), low_resolution_below=small, **options)
 
 
@@ -68,7 +68,9 @@ def evaluate_traversal(name: str, rows: Dataset, made_with: dict[str, Any]) -> R
 
 
 def rollout_diversity(planner: VLMPlanner, rows: Dataset, made_with: dict[str, Any], rollouts: int) -> dict[str, Any]:
-    """Figures 3 and 7 of the paper, on sampled rollouts."""
+    """Figures 3 and 7 of the paper, on sampled rollouts: :class:`policies.vlm.exploration.Diversity` as a mapping, its ``mean_entropy``,
+    ``tools`` (P(m|t) of what was called), ``images``, ``rollouts``, and the share of ``well_formed`` answers."""
+    from policies.vlm.edp import tool_distribution
     from policies.vlm.exploration import diversity
 
     process = make_process(made_with)
@@ -77,7 +79,8 @@ def rollout_diversity(planner: VLMPlanner, rows: Dataset, made_with: dict[str, A
     run_all(process, planner, episodes)
     trajectories: list[Trajectory] = [tuple((actions[i].task, actions[i].tool) for i in episode.applied) for episode in episodes]
     told = diversity([trajectories[at : at + rollouts] for at in range(0, len(trajectories), rollouts)])
-    shares = {"mean_entropy": told.mean_entropy, "well_formed": planner.well_formed}
+    tools = tool_distribution(trajectories, planner.settings.prompter(actions).tools_of)
+    shares = {"mean_entropy": told.mean_entropy, "tools": tools, "well_formed": planner.well_formed}
     # through JSON and back, so that what is returned is what is written
     return json.loads(json.dumps({"images": len(rows), "rollouts": rollouts, **asdict(told), **shares}))
 

@@ -11,8 +11,7 @@ stay as they were drawn. ``--out`` is then the folder of a vision-language model
 
 Results to expect
 -----------------
-``--states 10080`` on BSDS500, on held-out photographs: balanced accuracy from 0.66 (motion blur) to 0.99 (low resolution); the tool that
-it holds for best gains 0.51 of the 0.91 that the best one would (the encoder of the SimpleCall-style policy: 0.54).
+Not measured yet with overview and glimpses.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from experiments.pretrain_encoder import describe, evaluate, fit, make_sets
 from ir_env.actions import ActionTable
 from policies.vlm.model import VisionLanguageModel
-from policies.vlm.nano import NANO, VIEW_SIZE
+from policies.vlm.nano import NANO
 from policies.vlm.planner import PolicySettings
-from policies.vlm.spectrum import with_spectrum
+from policies.vlm.prompts import Prompter
 from tool_actors.tasks import DEGRADATIONS
 from tool_actors.threads import limit_threads
 from tool_actors.toolboxes import load_toolbox
@@ -42,25 +42,29 @@ class Seeing(nn.Module):
 
     Args:
         vlm: its tower is trained in place.
+        prompter: how it is shown what there is to see, on one sheet.
         tools: how many gains it tells.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, tools: int):
+    def __init__(self, vlm: VisionLanguageModel, prompter: Prompter, tools: int):
         super().__init__()
+        self.prompter = prompter
         self.processor, self.tower = vlm.processor.image_processor, vlm.model.model.visual
         vision = vlm.model.config.vision_config
         width = vision.out_hidden_size * (1 + len(vision.deepstack_visual_indexes))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(DEGRADATIONS) + tools))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """float32 (B, 3, S, S) in [0, 1] -> (B, 8 + tools): logits of the degradations, then gains of the tools in units of the reward."""
-        pixels = (images.permute(0, 2, 3, 1) * 255.0).round().to(torch.uint8).numpy()
-        inputs = self.processor(images=[with_spectrum(each) for each in pixels], return_tensors="pt")
+    def forward(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """What a view shows (:meth:`ir_env.view.View.look`), B rows of each -> float32 (B, 8 + tools): logits of the degradations, then
+        gains of the tools in units of the reward."""
+        rows = [{name: each.numpy() for name, each in zip(seen, row, strict=True)} for row in zip(*seen.values(), strict=True)]
+        sheets = [picture for row in rows for picture in self.prompter.pictures(row)]
+        inputs = self.processor(images=sheets, return_tensors="pt")
         # half precision is the slower one here: attention runs image by image
         with torch.autocast("cpu", enabled=False):
             output = self.tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
             levels = [output.pooler_output, *output.deepstack_features]
-        pooled = [level.unflatten(0, (len(images), -1)).mean(1) for level in levels]
+        pooled = [level.unflatten(0, (len(sheets), -1)).mean(1) for level in levels]
         return self.head(torch.cat(pooled, dim=1)).float()
 
 
@@ -82,12 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     start = time.monotonic()
     toolbox = load_toolbox(options.toolbox)
-    train, heldout = make_sets(options, VIEW_SIZE, toolbox.references)
-    limit_threads(options.threads)
     settings = PolicySettings.of(NANO)
-    vlm = VisionLanguageModel.load(NANO, settings.prompter(ActionTable(toolbox)), seed=options.seed)
+    train, heldout = make_sets(options, settings.view, toolbox.references)
+    limit_threads(options.threads)
+    prompter = settings.prompter(ActionTable(toolbox))
+    vlm = VisionLanguageModel.load(NANO, prompter, seed=options.seed)
     torch.manual_seed(options.seed)
-    network = Seeing(vlm, len(toolbox))
+    network = Seeing(vlm, prompter, len(toolbox))
     fit(network, *train, heldout, options.epochs, options.batch, options.lr, options.seed)
     vlm.save(options.out)
     settings.save(options.out)

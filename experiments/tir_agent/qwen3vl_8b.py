@@ -5,9 +5,13 @@ How to run
     python -m experiments.tir_agent.qwen3vl_8b                # the settings beside the paper's, and the memory per GPU; needs nothing
     uv run ir-env tools fetch agenticir
     python -m experiments.tir_agent.sft --demos results/demos --out results/sft8b --model Qwen/Qwen3-VL-8B-Instruct \\
+        --view '{"overview": 0, "glimpses": 0, "whole": 512, "images": "all"}' \\
         --workers 8 --address auto --set fsdp=full_shard --set bf16=true --set gradient_checkpointing=true
     uv run rllib train file experiments/tir_agent/qwen3vl_8b.py --address auto --set model_config.model=results/sft8b/policy \\
         --set env_config.dataset.photos=FOLDER
+
+The policy is shown all images so far, s0 to sk, as in the paper, each whole, its longer side at most 512 pixels: here, in the fine-tuning
+above (``--view``, which the policy's folder keeps), and in evaluation. A policy that was fine-tuned with another view is refused.
 
 The code is that of ``experiments/tir_agent/nano.py``; the settings are the paper's, or stand in :data:`DEVIATIONS` with their reason. One
 GPU learns and seven sample, each with the whole model; tools and metrics run in the run's own pool on the cluster's other GPUs.
@@ -20,8 +24,11 @@ from policies.grpo.config import GRPOConfig
 from policies.vlm.rl_module import VLMRLModule
 
 IMAGES, ROLLOUTS, SAMPLERS = 64, 8, 7
-MICRO_BATCH, ANSWERS_AT_A_TIME = 8, 64
-VIEW, MAX_STEPS, MAX_TOKENS = 512, 6, 64
+MICRO_BATCH, ANSWERS_AT_A_TIME = 8, 32
+MAX_STEPS, MAX_TOKENS = 6, 64
+VIEW = {"overview": 0, "glimpses": 0, "whole": 512, "images": "all"}
+TEXT_TOKENS = 1500
+"""Of a prompt: the signatures of the tools are long."""
 LORA = {"r": 64, "lora_alpha": 128}
 TRAINING_IMAGES = 4000
 
@@ -43,7 +50,7 @@ config = (
             "metrics": ["psnr", "ssim_ycbcr", "lpips", "maniqa", "clipiqa", "musiq"],
             "reward": "delta_psnr",
             "max_steps": MAX_STEPS,
-            "observation_size": VIEW,
+            "view": VIEW,
             "executor": "auto",
         },
     )
@@ -86,6 +93,7 @@ PAPER = {
     "learning rate": (5e-6, lambda: config.lr),
     "GPUs for the model": (8, lambda: config.num_env_runners * config.num_gpus_per_env_runner + config.num_gpus_per_learner),
     "parallel rollouts": (128, lambda: pool["max_in_flight"]),
+    "images in the chat": ("all", lambda: config.env_config["view"]["images"]),
     "metrics": (6, lambda: len(config.env_config["metrics"])),
     "training images": (4000, lambda: TRAINING_IMAGES),
     "trained parameters": ("all", lambda: f"LoRA, rank {LORA['r']}"),
@@ -100,10 +108,12 @@ DEVIATIONS = {
 
 
 def main() -> None:
+    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.tir_agent.gpu_memory import GIB, QWEN3_VL_8B, Sizes, on_meta, sampling_bytes, training_bytes
+    from experiments.tir_agent.gpu_memory import GIB, QWEN3_VL_8B, Sizes, on_meta, sampling_bytes, training_bytes, visual_tokens
+    from ir_env.view import View
 
     console = Console()
     table = Table("setting", "paper", "here", "why", title="TIR-Agent, second stage")
@@ -112,20 +122,27 @@ def main() -> None:
     console.print(table)
 
     whole, adapted = Sizes.of(on_meta(QWEN3_VL_8B)), Sizes.of(on_meta(QWEN3_VL_8B, LORA))
-    prompt = (VIEW // (16 * 2)) ** 2 + 1500  # visual tokens; the signatures of the tools are long
+    side = VIEW["whole"]
+    # square images are the largest; before the last call there are as many as calls
+    tokens = MAX_STEPS * visual_tokens(QWEN3_VL_8B, side, side), TEXT_TOKENS, MAX_TOKENS
     console.print(
-        f"{whole.parameters / 1e9:.2f} billion parameters, {adapted.trained / 1e6:.0f} million in the adapter; {prompt} tokens of prompt"
+        f"{whole.parameters / 1e9:.2f} billion parameters, {adapted.trained / 1e6:.0f} million in the adapter; at most {tokens[0]} visual "
+        f"tokens and some {tokens[1]} others of prompt"
     )
     uses = {
-        "SFT, all parameters, 8 GPUs (FSDP), 1 sequence each": training_bytes(whole, 1, prompt, MAX_TOKENS, shards=8),
-        f"GRPO, learner, micro-batches of {MICRO_BATCH}": training_bytes(adapted, MICRO_BATCH, prompt, MAX_TOKENS),
-        f"GRPO, sampler, {ANSWERS_AT_A_TIME} answers at a time": sampling_bytes(adapted, ANSWERS_AT_A_TIME, prompt, MAX_TOKENS),
+        "SFT, all parameters, 8 GPUs (FSDP), 1 sequence each": training_bytes(whole, 1, *tokens, shards=8),
+        f"GRPO, learner, micro-batches of {MICRO_BATCH}": training_bytes(adapted, MICRO_BATCH, *tokens),
+        f"GRPO, sampler, {ANSWERS_AT_A_TIME} answers at a time": sampling_bytes(adapted, ANSWERS_AT_A_TIME, *tokens),
     }
     memory = Table("GiB per GPU", "in all", "of which", title="memory, estimated")
     for name, parts in uses.items():
         told = ", ".join(f"{part} {size / GIB:.1f}" for part, size in parts.items())
         memory.add_row(name, f"{sum(parts.values()) / GIB:.1f}", told)
     console.print(memory)
+    # each observation holds the places of all images, and one more of them is made than calls are asked for
+    seen = sum(int(np.prod(space.shape)) * space.dtype.itemsize for space in View.of(VIEW).spaces(MAX_STEPS).values())
+    rollouts = SAMPLERS * GROUPS_PER_SAMPLER * ROLLOUTS
+    console.print(f"host memory for the images of an update's rollouts: at most {rollouts * (MAX_STEPS + 1) * seen / GIB:.0f} GiB")
 
 
 if __name__ == "__main__":

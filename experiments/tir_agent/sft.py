@@ -7,9 +7,13 @@ How to run
     python -m experiments.tir_agent.sft --demos results/demos --out results/sft8b --model Qwen/Qwen3-VL-8B-Instruct
     python -m experiments.tir_agent.sft --demos results/demos --out results/sft8b --model FOLDER --workers 8 --set fsdp=full_shard
     python -m experiments.tir_agent.sft --demos results/demos --out results/lora --model FOLDER --lora r=16,lora_alpha=32
+    python -m experiments.tir_agent.sft --demos results/demos --out results/all --model FOLDER \\
+        --view '{"overview": 0, "glimpses": 0, "whole": 512, "images": "all"}'
 
-The demonstrations of the training photographs are perturbed (EDP, ``policies/vlm/edp.py``) and run again, so that every step has the image
-that the model will see there. Each step is one example; the loss is that of the answer alone. The settings of a published model are the
+The demonstrations of the training photographs are perturbed (EDP, ``policies/vlm/edp.py``) and run again, so that every step has the
+pictures that the model will see there: those of ``--view``, which is kept with the policy. ``nano`` is shown overview, glimpses and
+spectrum; a published model the whole current image through its own processor, or with ``"images": "all"``, as in the paper, the degraded
+one and that after each call. Each step is one example; the loss is that of the answer alone. The settings of a published model are the
 paper's (3 epochs, learning rate 1e-5 with a cosine schedule, one example at a time, accumulated over 4); those of ``nano``, which starts
 from nothing, are its own. ``--set`` changes any field of transformers' ``TrainingArguments``. ``--workers 8`` shares the examples among as
 many workers of Ray Train, one GPU each where there are some (``--address`` for a cluster whose machines share the folders); with
@@ -21,9 +25,7 @@ rollouts. An interrupted run goes on from its last checkpoint.
 
 Results to expect
 -----------------
-4000 demonstrations on BSDS500, nano with pretrained sight (``experiments/tir_agent/pretrain.py``), 128 held-out images: every answer
-well-formed, a gain of +1.22 per image with 1.9 tools, where the demonstrator, which sees the clean image, gains +1.98 with 2.0 tools of 8.6
-that it runs.
+Not measured yet with whole photographs.
 """
 
 from __future__ import annotations
@@ -64,13 +66,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     from experiments.tir_agent.held_out import evaluate, evaluate_demonstrator, rollout_diversity
     from ir_env.actions import ActionTable
     from ir_env.evaluation import save_json
+    from ir_env.view import View
     from policies.vlm.model import VisionLanguageModel
     from policies.vlm.planner import PolicySettings, VLMPlanner
     from tool_actors.threads import limit_threads
     from tool_actors.toolboxes import load_toolbox
 
     disable_progress_bars()
-    settings = PolicySettings.of(options.model)
+    settings = PolicySettings.of(options.model, View.of(options.view) if options.view else None)
     untaught = settings.compact and settings.toolbox is None
     for name, value in RECIPES["nano" if untaught else "paper"].items():
         if getattr(options, name) is None:
@@ -85,7 +88,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     demonstrations = perturbed(demos["train"], prompter, options)
     jobs = [
-        {"demos": str(options.demos), "toolbox": made_with["toolbox"], "demonstrations": demonstrations[at : at + CHUNK]}
+        {"demos": str(options.demos), "policy": policy, "demonstrations": demonstrations[at : at + CHUNK]}
         for at in range(0, len(demonstrations), CHUNK)
     ]
     examples = make_rows(replay, jobs, example_features(), options.out / "examples", options.processes, "running trajectories")
@@ -122,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--demos", type=Path, required=True, help="folder that experiments.tir_agent.demos wrote")
     parser.add_argument("--out", type=Path, default=Path("results/tir_agent_sft"))
     parser.add_argument("--model", default="nano", help="nano, or a vision-language model by name or folder")
+    parser.add_argument("--view", type=json.loads, help="what the model is shown, see ir_env/view.py; by default what it was trained with")
     parser.add_argument("--lora", help="train an adapter only, e.g. r=16,lora_alpha=32")
     parser.add_argument("--alpha-order", type=float, default=0.3, help="EDP: share of trajectories that are added in another order")
     parser.add_argument("--alpha-tool", type=float, default=0.4, help="EDP: weight of uniform tools")
@@ -166,10 +170,10 @@ def perturbed(rows: Dataset, prompter: Prompter, options: argparse.Namespace) ->
 
 
 def example_features():
-    """One example: the image, the tools so far, and the tool to call next, or stop."""
+    """One example: the pictures that the model is shown, the tools so far, and the tool to call next, or stop."""
     from datasets import Features, Image, List, Value
 
-    return Features({"image": Image(), "history": List(Value("string")), "answer": Value("string")})
+    return Features({"pictures": List(Image()), "history": List(Value("string")), "answer": Value("string")})
 
 
 def replay(job: dict[str, Any]) -> list[dict]:
@@ -178,21 +182,24 @@ def replay(job: dict[str, Any]) -> list[dict]:
     from PIL import Image
 
     from experiments.tir_agent.demos import load_demonstrations
+    from ir_env.actions import ActionTable
     from tool_actors.executor import ImageState, LocalExecutor
     from tool_actors.plans import run_plans
     from tool_actors.toolboxes import load_toolbox
 
-    rows = load_demonstrations(job["demos"])[0]["train"]
-    executor = LocalExecutor(load_toolbox(job["toolbox"]))
+    rows, policy = load_demonstrations(job["demos"])[0]["train"], job["policy"]
+    toolbox = load_toolbox(policy.toolbox)
+    executor, prompter = LocalExecutor(toolbox), policy.prompter(ActionTable(toolbox))
     plans = [[tool for _, tool in trajectory] for _, trajectory in job["demonstrations"]]
     starts = [ImageState.from_pixels(np.asarray(rows[row]["degraded"])) for row, _ in job["demonstrations"]]
     ran = run_plans(executor, list(zip(starts, plans, strict=True)))
-    chains = [[start, *(each.state for each in results if each.state is not None)] for start, results in zip(starts, ran, strict=True)]
-    return [
-        {"image": Image.fromarray(state.as_uint8()), "history": plan[:step], "answer": [*plan, "stop"][step]}
-        for plan, chain in zip(plans, chains, strict=True)
-        for step, state in enumerate(chain)
-    ]
+    examples = []
+    for start, plan, results in zip(starts, plans, ran, strict=True):
+        images = [state.as_uint8() for state in (start, *(each.state for each in results if each.state is not None))]
+        for step in range(len(images)):
+            pictures = prompter.pictures(policy.view.look(images[: step + 1]))
+            examples.append({"pictures": list(map(Image.fromarray, pictures)), "history": plan[:step], "answer": [*plan, "stop"][step]})
+    return examples
 
 
 class Collator:
@@ -206,7 +213,7 @@ class Collator:
         import torch
 
         index = self.prompter.actions.index
-        chats = [self.prompter.messages(np.asarray(each["image"]), [index(tool) for tool in each["history"]]) for each in examples]
+        chats = [self.prompter.messages(list(map(np.asarray, each["pictures"])), list(map(index, each["history"]))) for each in examples]
         prompts = self.vlm.encode(chats, device="cpu")
         tokens, mask = self.vlm.encode_answers([self.prompter.answer(index(each["answer"])) for each in examples], device="cpu")
         labels = torch.cat([torch.full_like(prompts["input_ids"], -100), tokens.masked_fill(~mask, -100)], dim=1)

@@ -1,7 +1,7 @@
 """A vision-language model of transformers as a policy: prompts in, answers with their log-probabilities out.
 
 >>> vlm = VisionLanguageModel.load("Qwen/Qwen3-VL-8B-Instruct", lora={"r": 16, "lora_alpha": 32})
->>> prompts = vlm.encode([prompter.messages(image, history)])
+>>> prompts = vlm.encode([prompter.messages(prompter.pictures(view.look(images)), history)])
 >>> answers = vlm.generate(prompts, temperature=1.0)
 >>> vlm.logprobs(prompts, answers.tokens, answers.mask)     # the same numbers as answers.logprobs, with gradients
 """

@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ir_env.actions import MALFORMED
 from policies.vlm.parser import CLOSE, OPEN
 from policies.vlm.prompts import Prompter
+from tool_actors.errors import IrEnvError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 NANO = "nano"
 """The name that stands for such a model, untrained."""
-VIEW_SIZE = 64
 PATCH, MERGE = 16, 2
-"""Side of a patch in pixels; so many by so many patches make one visual token. A view and its spectrum become 6 visual tokens; smaller
-patches learned more slowly, by the clock."""
+"""Side of a patch in pixels; so many by so many patches make one visual token. The sheet of the usual view, 64 x 352 pixels, becomes 22
+visual tokens; smaller patches learned more slowly, by the clock."""
 VOCABULARY = 1024
 SPREAD = 0.06
 """Standard deviation of the initial weights, near 1 / sqrt(width); the usual 0.02 suits models ten times as wide, and nano learns to see
@@ -52,27 +54,44 @@ def build_nano(prompter: Prompter, seed: int = 0) -> tuple[Qwen3VLForConditional
 
     Args:
         prompter: the tokenizer learns its vocabulary from the prompts and answers, and still writes any other text, byte by byte.
+            Its view decides how large pictures can be.
         seed: of the initial weights.
+
+    Raises:
+        IrEnvError: the sheet of the view would not be shown pixel by pixel.
     """
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    tokenizer = train_tokenizer(vocabulary_of(prompter))
+    tokenizer, extent = train_tokenizer(vocabulary_of(prompter)), picture_extent(prompter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3VLForConditionalGeneration(nano_config(tokenizer))
-    return model, _processor(tokenizer)
+        model = Qwen3VLForConditionalGeneration(nano_config(tokenizer, extent))
+    return model, _processor(tokenizer, extent)
+
+
+def picture_extent(prompter: Prompter) -> int:
+    """The longest side of the pictures that the prompter shows, in pixels."""
+    if prompter.view.whole:
+        return prompter.view.whole
+    [picture] = prompter.pictures(prompter.view.look([np.zeros((8, 8, 3), np.uint8)]))
+    height, width = picture.shape[:2]
+    if height % (PATCH * MERGE) or width % (PATCH * MERGE):
+        raise IrEnvError(
+            f"view: the sheet of nano has {height} x {width} pixels, and would be resized to multiples of {PATCH * MERGE}, which blurs "
+            f"what native pixels show; make overview and side multiples of {2 * PATCH * MERGE}"
+        )
+    return width
 
 
 def vocabulary_of(prompter: Prompter) -> Iterable[str]:
     """Texts with all the words that prompts and answers are made of."""
-    import numpy as np
-
     blank = np.zeros((8, 8, 3), np.uint8)
     for action in range(prompter.actions.n):
         yield prompter.answer(action)
         for history in ((), (action,), (action, MALFORMED)):
-            for message in prompter.messages(blank, history):
+            images = [blank] * (2 if action in history and action != prompter.actions.stop else 1)
+            for message in prompter.messages(prompter.pictures(prompter.view.look(images)), history):
                 yield from (part["text"] for part in message["content"] if part["type"] == "text")
 
 
@@ -101,12 +120,12 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def nano_config(tokenizer: PreTrainedTokenizerFast):
-    """The configuration: 4 layers of text, 3 of vision, width 192."""
+def nano_config(tokenizer: PreTrainedTokenizerFast, extent: int):
+    """The configuration: 4 layers of text, 3 of vision, width 192; pictures of up to ``extent`` pixels have a position for each patch."""
     from transformers import Qwen3VLConfig
 
     token = tokenizer.convert_tokens_to_ids
-    grid = VIEW_SIZE * 3 // 2 // PATCH  # the spectrum adds half the view's width
+    grid = extent // PATCH
     return Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -145,7 +164,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast):
     )
 
 
-def _processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
+def _processor(tokenizer: PreTrainedTokenizerFast, extent: int) -> Qwen3VLProcessor:
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     sizes = {
@@ -154,7 +173,7 @@ def _processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
         "temporal_patch_size": 2,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
-        "size": {"shortest_edge": 32 * 32, "longest_edge": 128 * 128},
+        "size": {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": extent**2},  # in pixels, whatever they are called
     }
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from ir_env.actions import ActionTable
 from ir_env.planner import Observation, Planner
-from policies.vlm.nano import NANO, VIEW_SIZE
+from ir_env.view import View
+from policies.vlm.nano import NANO
 from policies.vlm.parser import parse
-from policies.vlm.prompts import Messages, Prompter, distinct
+from policies.vlm.prompts import WHOLE, Prompter, distinct, same_prompt
 from tool_actors.errors import IrEnvError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from policies.vlm.model import VisionLanguageModel
 
 SETTINGS = "vlm_policy.json"
@@ -30,7 +33,7 @@ class PolicySettings:
 
     compact: bool = False
     """See :class:`policies.vlm.prompts.Prompter`."""
-    view_size: int | None = None
+    view: View = WHOLE
     """See :class:`policies.vlm.prompts.Prompter`."""
     spectrum: bool = False
     """See :class:`policies.vlm.prompts.Prompter`."""
@@ -38,12 +41,31 @@ class PolicySettings:
     """That it was trained with; None if any will do."""
 
     @classmethod
-    def of(cls, name: str | Path) -> PolicySettings:
-        """Those that a model by this name or in this folder is asked with: as it was trained, or as suits its size."""
-        return cls(compact=True, view_size=VIEW_SIZE, spectrum=True) if str(name) == NANO else cls.read(name)
+    def of(cls, name: str | Path, view: View | None = None) -> PolicySettings:
+        """Those that a model by this name or in this folder is asked with: as it was trained, or as suits its size.
+
+        Args:
+            name: see :meth:`policies.vlm.model.VisionLanguageModel.load`.
+            view: what it will be shown; None: what it was trained with, or the usual one.
+
+        Raises:
+            IrEnvError: it was trained with another view.
+        """
+        if str(name) == NANO:
+            return cls(compact=True, view=view or View(), spectrum=True)
+        if not (Path(name) / SETTINGS).is_file():
+            return cls(view=view or WHOLE)
+        settings = cls.read(name)
+        if view and view.spaces(1) != settings.view.spaces(1):
+            told = json.dumps(asdict(settings.view))
+            raise IrEnvError(
+                f"{name} was trained with another view ({told}) than it would be shown ({json.dumps(asdict(view))}). Set env_config.view "
+                "(--view of commands) to the first, or train it anew."
+            )
+        return settings
 
     def prompter(self, actions: ActionTable) -> Prompter:
-        return Prompter(actions, self.compact, self.view_size, self.spectrum)
+        return Prompter(actions, self.compact, self.view, self.spectrum)
 
     def save(self, folder: str | Path) -> None:
         (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -55,8 +77,11 @@ class PolicySettings:
         if not path.is_file():
             return cls()
         try:
-            return cls(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+            told = json.loads(path.read_text())
+            if "view" not in told:
+                raise ValueError("it does not say what the model is shown, 'view'")
+            return cls(**{**told, "view": View.of(told["view"])})
+        except (ValueError, TypeError, IrEnvError) as error:
             raise IrEnvError(f"{path}: not the settings of a policy ({error}). Train it again, or take a copy from a backup.") from error
 
 
@@ -107,16 +132,18 @@ class VLMPlanner(Planner):
         chosen = []
         for start in range(0, len(observations), BATCH):
             part = observations[start : start + BATCH]
-            first, rows = distinct([(id(each.actions), each.image.tobytes(), *each.history) for each in part])
-            prompts = self.vlm.encode([self._messages(part[index]) for index in first])
+            pictures = [self._pictures(each) for each in part]
+            first, rows = distinct([(id(o.actions), same_prompt(shown, o.history)) for o, shown in zip(part, pictures, strict=True)])
+            chats = [self.settings.prompter(part[index].actions).messages(pictures[index], part[index].history) for index in first]
+            prompts = self.vlm.encode(chats)
             seed = None if self.temperature == 0 else self._seed + self.counts["answers"]
             asked = None if len(first) == len(part) else torch.tensor(rows, device=self.vlm.device)
             answers = self.vlm.generate(prompts, self.temperature, self.max_tokens, seed, asked)
             chosen += [self._decide(text, each) for text, each in zip(answers.texts, part, strict=True)]
         return chosen
 
-    def _messages(self, observation: Observation) -> Messages:
-        return self.settings.prompter(observation.actions).messages(observation.image, observation.history)
+    def _pictures(self, observation: Observation) -> list[np.ndarray]:
+        return self.settings.prompter(observation.actions).pictures(self.settings.view.look(observation.trajectory))
 
     def _decide(self, text: str, observation: Observation) -> int:
         answer = parse(text, observation.actions)

@@ -1,19 +1,23 @@
-"""What the model reads: the tasks and tools, the actions so far, the current image; and what it is to write."""
+"""What the model reads: the tasks and tools, the actions so far, pictures of the image; and what it is to write."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from ir_env.actions import ActionTable
-from ir_env.observation import view
+from ir_env.view import View, whole_images
 from policies.vlm.parser import CLOSE, OPEN, STOP
-from policies.vlm.spectrum import with_spectrum
+from policies.vlm.sheet import sheet
+from tool_actors.errors import IrEnvError
 from tool_actors.tasks import TASK_OF
+
+WHOLE = View(overview=0, glimpses=0, whole=1024)
+"""What a published model is shown that was trained with nothing else: its own processor takes images of any size."""
 
 TASK_MEANING = {
     "denoise": "remove noise",
@@ -49,15 +53,36 @@ Messages = list[dict]
 
 @dataclass(frozen=True)
 class Prompter:
-    """Writes prompts and answers for one table of actions."""
+    """Writes prompts and answers for one table of actions.
+
+    One path serves sampling, training and evaluation, so that a model is asked everywhere as it was taught:
+
+    >>> pictures = prompter.pictures(prompter.view.look(images))
+    >>> chat = prompter.messages(pictures, history)
+
+    Raises:
+        IrEnvError: the view is not one that a prompt can show.
+    """
 
     actions: ActionTable
     compact: bool = False
     """Say next to nothing: for small models, which learn form, tasks and tools from examples alone, and read a long prompt in vain."""
-    view_size: int | None = None
-    """The model sees a square of so many native pixels, as :func:`ir_env.observation.view` cuts it; None: all of the image."""
+    view: View = WHOLE
+    """What is shown: whole images, each a picture of its own, or overview and glimpses on one :func:`policies.vlm.sheet.sheet`."""
     spectrum: bool = False
-    """Show the power spectrum beside the pixels, see :func:`policies.vlm.spectrum.with_spectrum`: for small models."""
+    """Show the power spectrum of the glimpses beside them: for small models."""
+
+    def __post_init__(self):
+        view = self.view
+        if view.whole and (view.overview or view.glimpses):
+            raise IrEnvError(
+                "view: a vision-language policy is shown whole images, or overview and glimpses on one sheet; set whole to 0, or overview "
+                "and glimpses"
+            )
+        if view.overview and view.glimpses and view.overview != view.side:
+            raise IrEnvError(
+                f"view: overview and glimpses stand side by side on one sheet; overview {view.overview} and side {view.side} must be equal"
+            )
 
     @cached_property
     def tools_of(self) -> dict[str, list[str]]:
@@ -75,26 +100,54 @@ class Prompter:
         signatures.append(_signature(STOP, "end the restoration", ()))
         return INSTRUCTIONS.format(signatures="\n".join(map(json.dumps, signatures)))
 
-    def messages(self, image: np.ndarray, history: Sequence[int]) -> Messages:
+    def pictures(self, seen: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The pictures that stand in the chat, uint8 (h, w, 3) each, without padding.
+
+        Args:
+            seen: what :attr:`view` shows, see :meth:`ir_env.view.View.look`.
+        """
+        return whole_images(seen) if self.view.whole else [sheet(seen, self.spectrum)]
+
+    def messages(self, pictures: Sequence[np.ndarray], history: Sequence[int]) -> Messages:
         """The chat up to the model's turn.
 
         Args:
-            image: uint8 (H, W, 3), the current image.
+            pictures: see :meth:`pictures`; where the view shows all images, those after the first stand behind the calls that made them.
             history: indices of the actions so far, malformed answers among them.
         """
-        tools = range(self.actions.stop)
-        calls = [f"{self.actions[i].task} {self.actions[i].tool}" if i in tools else self.actions.name(i) for i in history]
+        calls = [self._call(index) for index in history]
         if self.compact:
             text = f"Done: {', '.join(calls)}" if calls else "Done: nothing"
         else:
             text = f"Calls so far: {', then '.join(calls) or 'none'}. Which call comes next?"
-        shown = image if self.view_size is None else view(image, self.view_size)
-        if self.spectrum:
-            shown = with_spectrum(shown)
+        content: list[dict] = [{"type": "image", "image": pictures[0]}]
+        for index, picture in zip(self._made(pictures, history), pictures[1:], strict=True):
+            content += [{"type": "text", "text": f"After {self._call(index)}:"}, {"type": "image", "image": picture}]
         return [
             {"role": "system", "content": [{"type": "text", "text": self.system}]},
-            {"role": "user", "content": [{"type": "image", "image": shown}, {"type": "text", "text": text}]},
+            {"role": "user", "content": [*content, {"type": "text", "text": text}]},
         ]
+
+    def _call(self, index: int) -> str:
+        return f"{self.actions[index].task} {self.actions[index].tool}" if self._is_tool(index) else self.actions.name(index)
+
+    def _is_tool(self, index: int) -> bool:
+        return 0 <= index < self.actions.stop
+
+    def _made(self, pictures: Sequence[np.ndarray], history: Sequence[int]) -> list[int]:
+        """The actions that made the pictures after the first: those of tools, but for enlarging where it was forbidden, which made none."""
+        if self.view.images != "all":
+            return []
+        made: list[int] = []
+        tools = [index for index in history if self._is_tool(index)]
+        forbidden = len(tools) + 1 - len(pictures)
+        for index in tools:
+            before, after = (pictures[at].shape[0] if at < len(pictures) else 0 for at in (len(made), len(made) + 1))
+            if forbidden > 0 and self.actions[index].task == "super_resolve" and after <= before:
+                forbidden -= 1
+            else:
+                made.append(index)
+        return made
 
     def answer(self, action: int) -> str:
         """The well-formed answer that means an action."""
@@ -109,6 +162,11 @@ def _signature(name: str, meaning: str, tools: Sequence[str]) -> dict:
     properties = {"tool": {"type": "string", "enum": list(tools)}} if tools else {}
     parameters = {"type": "object", "properties": properties, "required": list(properties)}
     return {"type": "function", "function": {"name": name, "description": meaning, "parameters": parameters}}
+
+
+def same_prompt(pictures: Sequence[np.ndarray], history: Sequence[int]) -> Hashable:
+    """Equal for equal prompts of one prompter."""
+    return tuple((picture.shape, picture.tobytes()) for picture in pictures), tuple(history)
 
 
 def distinct(prompts: Sequence[Hashable]) -> tuple[list[int], list[int]]:

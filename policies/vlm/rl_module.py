@@ -14,18 +14,20 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from ir_env.actions import MALFORMED, ActionTable
+from ir_env.view import View
 from policies.grpo.token_policy import TOKEN_MASK, TokenPolicy, TrainableStateModule
 from policies.vlm.model import MAX_TOKENS, VisionLanguageModel
 from policies.vlm.parser import parse
 from policies.vlm.planner import PolicySettings, VLMPlanner
-from policies.vlm.prompts import distinct
+from policies.vlm.prompts import distinct, same_prompt
 from tool_actors.errors import IrEnvError
 
 
 class VLMRLModule(TrainableStateModule, TokenPolicy):
     """Writes a tool call for each observation of ``ir_env/Restoration-v0``; its actions are the tokens of the answer.
 
-    What the text means goes to the environment as ``actions_for_env``; a malformed answer is :data:`ir_env.actions.MALFORMED`.
+    It is shown what the environment's ``view`` shows, which must be the view that the model was trained with; a model of no training here
+    takes any. What the text means goes to the environment as ``actions_for_env``; a malformed answer is :data:`ir_env.actions.MALFORMED`.
 
     ``model_config``:
 
@@ -43,7 +45,7 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
 
     def setup(self):
         space, options = self.observation_space, dict(self.model_config)
-        if not isinstance(space, gymnasium.spaces.Dict) or not {"image", "history", "step"} <= set(space.spaces):
+        if not isinstance(space, gymnasium.spaces.Dict) or not {"size", "history", "step"} <= set(space.spaces):
             raise IrEnvError(f"VLMRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
         for name in ("model", "actions"):
             if not options.get(name):
@@ -51,7 +53,7 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         actions = ActionTable.from_pairs(options["actions"])
         if actions.n != self.action_space.n:
             raise IrEnvError(f"model_config['actions'] names {actions.n - 1} tools, and the environment has {self.action_space.n - 1}")
-        self.settings = replace(PolicySettings.of(options["model"]), toolbox=None)
+        self.settings = replace(PolicySettings.of(options["model"], View.of_space(space)), toolbox=None)
         self.prompter = self.settings.prompter(actions)
         dtype = getattr(torch, options["dtype"]) if options.get("dtype") else torch.float32
         self.vlm = VisionLanguageModel.load(options["model"], self.prompter, options.get("lora"), dtype=dtype)
@@ -99,11 +101,12 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
 
     def _prompts(self, observation: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """The distinct prompts, and which of them each observation is: the members of a group begin with the same, and may go on so."""
-        images, histories = observation["image"].cpu().numpy(), observation["history"].long().cpu().numpy() - 1
-        steps = observation["step"].reshape(-1).long().tolist()
+        seen = {name: observation[name].cpu().numpy() for name in self.settings.view.spaces(1)}
+        histories, steps = observation["history"].long().cpu().numpy() - 1, observation["step"].reshape(-1).long().tolist()
         calls = [history[:step].tolist() for history, step in zip(histories, steps, strict=True)]
-        first, rows = distinct([(image.tobytes(), *before) for image, before in zip(images, calls, strict=True)])
-        chats = [self.prompter.messages(images[index], calls[index]) for index in first]
+        pictures = [self.prompter.pictures({name: each[row] for name, each in seen.items()}) for row in range(len(calls))]
+        first, rows = distinct(list(map(same_prompt, pictures, calls)))
+        chats = [self.prompter.messages(pictures[index], calls[index]) for index in first]
         if len(chats) == len(rows):
             return self.vlm.encode(chats), None
         if self.checkpointing and torch.is_grad_enabled():

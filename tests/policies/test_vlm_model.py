@@ -4,12 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ir_env.actions import ActionTable
+from ir_env.actions import MALFORMED, ActionTable
+from ir_env.view import View
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.nano import train_tokenizer, vocabulary_of
+from policies.vlm.planner import PolicySettings
 from policies.vlm.pretrained import ModelError
 from policies.vlm.prompts import Prompter
-from policies.vlm.spectrum import with_spectrum
+from policies.vlm.spectrum import spectrum
+from tool_actors.errors import IrEnvError
 from tool_actors.toolboxes import load_toolbox
 
 TOOLS = ["tv.denoise", "nlm.strong", "dcp.strong", "gamma.brighten"]
@@ -17,7 +20,20 @@ TOOLS = ["tv.denoise", "nlm.strong", "dcp.strong", "gamma.brighten"]
 
 @pytest.fixture(scope="module")
 def prompter():
-    return Prompter(ActionTable(load_toolbox(TOOLS)), compact=True, view_size=64)
+    return PolicySettings.of("nano").prompter(ActionTable(load_toolbox(TOOLS)))
+
+
+def ask(prompter, image, history=()):
+    """The chat about an image."""
+    return prompter.messages(prompter.pictures(prompter.view.look([image])), history)
+
+
+def texts_of(chat):
+    return [part["text"] for part in chat[1]["content"] if part["type"] == "text"]
+
+
+def pictures_of(chat):
+    return [part["image"] for part in chat[1]["content"] if part["type"] == "image"]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +51,14 @@ def folder(vlm, tmp_path_factory):
 @pytest.fixture(scope="module")
 def chats(prompter, crop):
     images = [crop, crop[::-1].copy(), 255 - crop, crop[:, ::-1].copy()]
-    return [prompter.messages(image, history) for image, history in zip(images, [(), (0,), (1, 3, 2), ()], strict=True)]
+    return [ask(prompter, image, history) for image, history in zip(images, [(), (0,), (1, 3, 2), ()], strict=True)]
 
 
 def test_the_image_reaches_the_model(vlm, prompter, crop):
     changed = crop.copy()
     changed[40, 21, 1] ^= 128
     tokens, mask = vlm.encode_answers([prompter.answer(0)] * 3)
-    told = vlm.logprobs(vlm.encode([prompter.messages(image, ()) for image in (crop, changed, crop)]), tokens, mask)
+    told = vlm.logprobs(vlm.encode([ask(prompter, image) for image in (crop, changed, crop)]), tokens, mask)
     moved = (told[0] - told[1]).abs()
     assert moved.max() > 1e-5 and torch.equal(told[0], told[2]), "one pixel moves the logits, and nothing else does"
 
@@ -55,13 +71,59 @@ def test_patches_are_projected_as_the_convolution_would(vlm):
     assert projection(wider).shape[2] == 2, "what is more than one patch is still a convolution"
 
 
-def test_the_spectrum_stands_beside_the_pixels():
-    rows, columns = np.mgrid[:64, :64]
-    waves = np.repeat((127.5 + 4 * np.cos(2 * np.pi * (columns * 8 + rows * 4) / 64)).astype(np.uint8)[:, :, None], 3, axis=2)
-    shown = with_spectrum(waves)
-    assert shown.shape == (64, 96, 3) and shown.dtype == np.uint8 and (shown[:, :64] == waves).all()
-    row, column = np.unravel_index(shown[:, 64:, 0].argmax(), (64, 32))
-    assert (row, column) == (32 + 4, 8), "a wave is one bright point at its frequencies"
+def wave(rows, columns, amplitude=4.0):
+    """uint8 (64, 64, 3): so many waves from top to bottom and from left to right."""
+    y, x = np.mgrid[:64, :64]
+    return np.repeat((127.5 + amplitude * np.cos(2 * np.pi * (x * columns + y * rows) / 64)).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def test_the_spectrum_is_the_mean_over_the_glimpses():
+    alone = spectrum(wave(4, 8)[None])
+    assert alone.shape == (64, 32, 3) and alone.dtype == np.uint8
+    assert np.unravel_index(alone[:, :, 0].argmax(), (64, 32)) == (32 + 4, 8), "a wave is one bright point at its frequencies"
+    rng = np.random.default_rng(0)
+    noisy = wave(4, 8, 30)[None] + rng.normal(0, 20, (16, 64, 64, 1))
+    several = spectrum(np.broadcast_to(noisy.clip(0, 255), (16, 64, 64, 3)).astype(np.uint8))
+    one = spectrum(np.broadcast_to(noisy.clip(0, 255), (16, 64, 64, 3)).astype(np.uint8)[:1])
+    far = np.s_[:, 16:, 0]
+    assert several[far].std() < one[far].std() / 2, "the floor of noise is flat in the mean"
+    two = spectrum(np.stack([wave(4, 8), wave(-10, 20)]))[:, :, 0]
+    assert two[36, 8] > 1.5 * np.median(two) and two[22, 20] > 1.5 * np.median(two), "what any glimpse shows is in it"
+
+
+@pytest.mark.parametrize(
+    ("view", "width"), [(View(), 352), (View(glimpses=0), 64), (View(overview=0), 288), (View(overview=0, glimpses=1), 96)]
+)
+def test_the_sheet_of_nano_reaches_the_tower_pixel_by_pixel(photo, view, width):
+    prompter = PolicySettings.of("nano", view).prompter(ActionTable(load_toolbox(TOOLS)))
+    vlm = VisionLanguageModel.load("nano", prompter)
+    [sheet] = pictures_of(ask(prompter, photo))
+    assert sheet.shape == (64, width, 3)
+    inputs = vlm.encode([ask(prompter, photo)])
+    rows, columns = 64 // 16, width // 16
+    assert inputs["image_grid_thw"].tolist() == [[1, rows, columns]]
+    # of 2 x 2 patches each visual token, of each patch the colours, twice the same moment, rows and columns
+    patches = inputs["pixel_values"].reshape(rows // 2, columns // 2, 2, 2, 3, 2, 16, 16)[:, :, :, :, :, 0]
+    pixels = patches.permute(0, 2, 5, 1, 3, 6, 4).reshape(64, width, 3)
+    assert torch.equal(((pixels * 0.5 + 0.5) * 255).round().byte(), torch.from_numpy(sheet))
+    seen, at = view.look([photo]), 0
+    if view.overview:
+        assert np.array_equal(sheet[:, :64], seen["overview"])
+        at = 64
+    for glimpse in seen.get("glimpses", []):
+        assert np.array_equal(sheet[:, at : at + 64], glimpse)
+        at += 64
+    assert np.array_equal(sheet[:, at:], spectrum(seen["glimpses"])) if view.glimpses else at == width
+
+
+def test_views_that_cannot_be_shown_are_refused():
+    actions = ActionTable(load_toolbox(TOOLS))
+    with pytest.raises(IrEnvError, match="whole images, or overview and glimpses on one sheet"):
+        Prompter(actions, view=View(whole=512))
+    with pytest.raises(IrEnvError, match="overview 64 and side 96 must be equal"):
+        Prompter(actions, view=View(side=96))
+    with pytest.raises(IrEnvError, match="would be resized to multiples of 32"):
+        VisionLanguageModel.load("nano", Prompter(actions, True, View(overview=48, side=48), spectrum=True))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0, 0.0])
@@ -213,7 +275,7 @@ def test_another_architecture_runs_through_the_same_code(vlm, prompter, crop, tm
     )
     VisionLanguageModel(model, processor, "tiny").save(tmp_path)
     loaded = VisionLanguageModel.load(tmp_path)
-    prompts = loaded.encode([prompter.messages(crop, ()), prompter.messages(crop[:48], (2, 1))])
+    prompts = loaded.encode([ask(prompter, crop), ask(prompter, crop[:48], (2, 1))])
     answers = loaded.generate(prompts, max_tokens=10, seed=0)
     assert (loaded.logprobs(prompts, answers.tokens, answers.mask) - answers.logprobs).abs().max() < 1e-4
 
@@ -233,10 +295,38 @@ def test_the_tokenizer_of_nano_is_the_same_each_time_and_short(prompter):
 
 def test_the_prompt_tells_tools_history_and_form(prompter, crop):
     full = Prompter(prompter.actions)
-    system, user = full.messages(crop, (0, 2))
-    text = system["content"][0]["text"]
+    chat = ask(full, crop, (0, 2))
+    text = chat[0]["content"][0]["text"]
     assert all(tool in text for tool in TOOLS) and '{"name": <function-name>' in text and "super_resolve" not in text
-    assert user["content"][1]["text"] == "Calls so far: denoise tv.denoise, then dehaze dcp.strong. Which call comes next?"
-    assert user["content"][0]["image"] is crop and "none" in full.messages(crop, ())[1]["content"][1]["text"]
-    assert prompter.messages(np.zeros((16, 20, 3), np.uint8), ())[1]["content"][0]["image"].shape == (64, 64, 3)
+    assert texts_of(chat) == ["Calls so far: denoise tv.denoise, then dehaze dcp.strong. Which call comes next?"]
+    assert np.array_equal(pictures_of(chat)[0], crop) and "none" in texts_of(ask(full, crop))[0]
+    [sheet] = pictures_of(ask(prompter, np.zeros((16, 20, 3), np.uint8)))
+    assert sheet.shape == (64, 352, 3)
     assert len(prompter.system) < len(text) / 5
+
+
+def test_all_images_stand_behind_the_calls_that_made_them(photo):
+    view = View(overview=0, glimpses=0, whole=96, images="all")
+    prompter = Prompter(ActionTable(load_toolbox([*TOOLS, "bicubic.x4"])), view=view)
+    enlarge = prompter.actions.index("bicubic.x4")
+    small = photo[::8, ::8]
+    large = np.repeat(np.repeat(small, 4, axis=0), 4, axis=1)
+    images, history = [small, large, 255 - large], [enlarge, MALFORMED, enlarge, 2]
+    shown = prompter.pictures(view.look(images, max_steps=6))
+    assert [picture.shape for picture in shown] == [(38, 56, 3), (65, 96, 3), (65, 96, 3)], "no padding"
+    content = prompter.messages(shown, history)[1]["content"]
+    assert [part.get("text", "image") for part in content] == [
+        "image",
+        "After super_resolve bicubic.x4:",
+        "image",
+        "After dehaze dcp.strong:",
+        "image",
+        "Calls so far: super_resolve bicubic.x4, then malformed, then super_resolve bicubic.x4, then dehaze dcp.strong. "
+        "Which call comes next?",
+    ], "neither a malformed call nor an enlarging one that was forbidden made an image"
+    assert all(picture is shown[at] for at, picture in enumerate(part["image"] for part in content if part["type"] == "image"))
+    refused = [enlarge, 0]
+    assert texts_of(prompter.messages(shown[1:], refused))[0] == "After denoise tv.denoise:"
+    vlm = VisionLanguageModel.load("nano", Prompter(prompter.actions, True, view))
+    encoded = vlm.encode([prompter.messages(shown, history)])
+    assert encoded["image_grid_thw"].tolist() == [[1, 2, 4], [1, 4, 6], [1, 4, 6]]

@@ -1,3 +1,4 @@
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -8,10 +9,10 @@ from ir_env.actions import ActionTable
 from ir_env.datasets.base import fixed_samples
 from ir_env.planner import run
 from ir_env.process import RestorationProcess
+from ir_env.view import View
 from policies.planners.traversal import SCHEDULE, EncoderPerception, KnownDegradations, TraversalPlanner
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import SETTINGS, PolicySettings, VLMPlanner
-from policies.vlm.prompts import Prompter
 from tool_actors.errors import IrEnvError
 from tool_actors.tasks import TASKS
 from tool_actors.toolboxes import load_toolbox
@@ -36,15 +37,15 @@ def names(process, episode):
 @pytest.fixture(scope="module")
 def taught():
     """A nano model that has learned one answer for every image: ``dcp.strong`` first, stop after it."""
-    settings = PolicySettings(compact=True, view_size=64, toolbox=TOOLS)
-    prompter = Prompter(ActionTable(load_toolbox(TOOLS)), settings.compact, settings.view_size)
+    settings = PolicySettings(compact=True, view=View(glimpses=0), toolbox=TOOLS)
+    prompter = settings.prompter(ActionTable(load_toolbox(TOOLS)))
     vlm = VisionLanguageModel.load("nano", prompter)
     rng = np.random.default_rng(0)
     first, last = prompter.actions.index("dcp.strong"), prompter.actions.stop
     optimiser = torch.optim.Adam(vlm.model.parameters(), 2e-3)
     for _ in range(100):
         images = rng.integers(0, 256, (4, 64, 64, 3), np.uint8)
-        prompts = vlm.encode([prompter.messages(image, (first,) * (i % 2)) for i, image in enumerate(images)])
+        prompts = vlm.encode([prompter.messages([image], (first,) * (i % 2)) for i, image in enumerate(images)])
         tokens, mask = vlm.encode_answers([prompter.answer(last if i % 2 else first) for i in range(4)])
         optimiser.zero_grad()
         loss = -vlm.logprobs(prompts, tokens, mask).sum(1).mean()
@@ -67,14 +68,28 @@ def test_the_model_decides(taught, process, episodes, tmp_path):
     for _ in run(process, loaded, [episode]):
         pass
     assert names(process, episode) == ["dcp.strong", "stop"] and loaded.settings == taught.settings
-    (tmp_path / SETTINGS).write_text("{")
-    with pytest.raises(IrEnvError, match="not the settings of a policy"):
-        VLMPlanner.load(tmp_path)
+    for text in ("{", json.dumps({"compact": True, "view_size": 64}), json.dumps({"view": {"glimpse": 1}})):
+        (tmp_path / SETTINGS).write_text(text)
+        with pytest.raises(IrEnvError, match=r"not the settings of a policy .* Train it again"):
+            VLMPlanner.load(tmp_path)
+
+
+def test_a_policy_keeps_the_view_that_it_was_trained_with(tmp_path):
+    assert PolicySettings.of("somebody/model").view == View(overview=0, glimpses=0, whole=1024)
+    assert PolicySettings.of("nano").view == View()
+    own = View(overview=0, glimpses=0, whole=512, images="all")
+    assert PolicySettings.of("somebody/model", own).view == own, "what was not trained here takes any"
+    PolicySettings(view=own).save(tmp_path)
+    assert PolicySettings.of(tmp_path).view == PolicySettings.of(tmp_path, own).view == own
+    for other in (View(), View(overview=0, glimpses=0, whole=512), View(overview=0, glimpses=0, whole=256, images="all")):
+        with pytest.raises(IrEnvError, match=r"Set env_config.view \(--view of commands\) to the first") as raised:
+            PolicySettings.of(tmp_path, other)
+        assert '"whole": 512, "images": "all"' in str(raised.value)
 
 
 def test_malformed_answers_are_counted_and_end_the_restoration(process, episodes):
-    settings = PolicySettings(compact=True, view_size=64)
-    untrained = VisionLanguageModel.load("nano", Prompter(process.actions, compact=True, view_size=64))
+    settings = PolicySettings.of("nano")
+    untrained = VisionLanguageModel.load("nano", settings.prompter(process.actions))
     planner = VLMPlanner(untrained, settings, temperature=1.0, max_tokens=8)
     for _ in run(process, planner, episodes):
         pass

@@ -37,8 +37,8 @@ def taught(tmp_path_factory):
     optimiser = torch.optim.Adam(vlm.model.parameters(), 2e-3)
     answers = [prompter.answer(action) for action in range(4)]
     for step in range(60):
-        images = rng.integers(0, 256, (8, 64, 64, 3), np.uint8)
-        prompts = vlm.encode([prompter.messages(image, (i % 3,) * (i % 2)) for i, image in enumerate(images)])
+        sheets = rng.integers(0, 256, (8, 64, 352, 3), np.uint8)
+        prompts = vlm.encode([prompter.messages([sheet], (i % 3,) * (i % 2)) for i, sheet in enumerate(sheets)])
         tokens, mask = vlm.encode_answers([answers[(i + step) % 4] for i in range(8)])
         optimiser.zero_grad()
         (-vlm.logprobs(prompts, tokens, mask).sum(1).mean()).backward()
@@ -70,8 +70,8 @@ def running(config):
         algorithm.stop()
 
 
-def module_of(model, **model_config):
-    env = RestorationVectorEnv(num_envs=3, **ENV)
+def module_of(model, view=None, **model_config):
+    env = RestorationVectorEnv(num_envs=3, view=view, **ENV)
     config = {"model": str(model), "actions": ACTIONS, "max_tokens": MAX_TOKENS, **model_config}
     module = VLMRLModule(observation_space=env.single_observation_space, action_space=env.single_action_space, model_config=config)
     observations, _ = env.reset(seed=0)
@@ -106,13 +106,13 @@ def test_the_history_and_the_image_reach_the_model(taught):
     observation = batch[Columns.OBS]
     history = observation["history"].clone()
     history[:, 0] = 1
-    changes = {"image": 255 - observation["image"], "history": history}
+    changes = {"overview": 255 - observation["overview"], "glimpses": 255 - observation["glimpses"], "history": history}
     for name, value in changes.items():
         step = {"step": observation["step"] + 1} if name == "history" else {}
         changed = {Columns.OBS: {**observation, name: value, **step}}
         assert not torch.allclose(module.score_actions({**changed, **answers})[0], scored, atol=1e-4), name
     longer = {Columns.OBS: {**observation, "step": observation["step"] + 1}}
-    assert "malformed" in str(module.prompter.messages(np.zeros((64, 64, 3), np.uint8), [MALFORMED])[1])
+    assert "malformed" in str(module.prompter.messages([np.zeros((64, 352, 3), np.uint8)], [MALFORMED])[1])
     assert not torch.allclose(module.score_actions({**longer, **answers})[0], scored, atol=1e-4), "a malformed step is part of the history"
 
 
@@ -199,3 +199,5 @@ def test_bad_settings_are_named(taught):
         module_of("")
     with pytest.raises(IrEnvError, match="names 1 tools, and the environment has 3"):
         module_of(taught, actions=ACTIONS[:1])
+    with pytest.raises(IrEnvError, match=r'trained with another view \({"overview": 64, .*Set env_config.view'):
+        module_of(taught, view={"glimpses": 2})
