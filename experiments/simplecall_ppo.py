@@ -20,9 +20,9 @@ from experiments.training.callbacks import RestorationCallbacks
 from policies.simplecall.learner import SimpleCallPPOLearner
 from policies.simplecall.rl_module import SimpleCallRLModule
 
-ITERATIONS = 40
+ITERATIONS = 24
 BATCH = 512
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 4e-4
 IMAGES = 480
 """Degraded images to learn from: met again and again, so that what tools and metrics made of them is in the cache."""
 CACHE_BYTES = 2 << 30
@@ -55,13 +55,13 @@ config = (
     .learners(num_learners=0, num_cpus_per_learner=0, learner_class=SimpleCallPPOLearner)
     .training(
         train_batch_size_per_learner=BATCH,
-        minibatch_size=256,
+        minibatch_size=128,
         num_epochs=4,
         lr=[[0, LEARNING_RATE], [ITERATIONS * BATCH, LEARNING_RATE / 10]],
         gamma=0.95,
         lambda_=0.9,
         clip_param=0.2,
-        entropy_coeff=0.01,
+        entropy_coeff=0.003,
         vf_loss_coeff=0.5,
         grad_clip=0.5,
         use_kl_loss=False,

@@ -14,6 +14,9 @@ FORBIDDEN = -1e9
 """The logit of a masked action: finite, so that a distribution over one allowed action stays defined."""
 TRUST = 10.0
 """Logits per unit of foreseen gain at the start: 0.1 more gain makes a tool e times as likely."""
+WORTH = 1.5
+"""Value at the start, in units of the largest foreseen gain: other tools follow the first. A critic that begins with nothing spoils the
+policy before it has learned."""
 
 
 class SimpleCallNetwork(nn.Module):
@@ -26,7 +29,7 @@ class SimpleCallNetwork(nn.Module):
         train_encoder: let the encoder go on learning with the policy; frozen, as in SimpleCall, it learned faster and better here.
         hidden: widths of the trunk's layers.
         tools: names of the tools behind the actions. Where the encoder foresees their gains, the logits start from these (0 for stop and
-            for tools that it does not know), scaled by a factor that is learned on.
+            for tools that it does not know), and the value from the largest of them, each scaled by a factor that is learned on.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class SimpleCallNetwork(nn.Module):
             layers += [nn.Linear(width, size), nn.Tanh()]
             width = size
         self.trunk = nn.Sequential(*layers)
-        self.trust = nn.Parameter(torch.tensor(TRUST))
+        self.trust, self.worth = nn.Parameter(torch.tensor(TRUST)), nn.Parameter(torch.tensor(WORTH))
         self.register_buffer("foreseen", self._foreseen(tools), persistent=False)
         self.actor, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
         nn.init.normal_(self.actor.weight, std=0.01)
@@ -83,12 +86,12 @@ class SimpleCallNetwork(nn.Module):
 
     def features(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Observations of ``ir_env/Restoration-v0``, batched, or those of :meth:`encode_once`, to the trunk's output and the foreseen
-        gains (B, width + actions)."""
+        gains, 0 of actions that are forbidden: (B, width + actions)."""
         encoded = observation["encoded"] if "encoded" in observation else self.encode(observation)
         history = F.one_hot(observation["history"].long(), self.actions + 1).flatten(1).float()
         step = observation["step"].float().reshape(-1, 1) / self.max_steps
         mask = observation["action_mask"].float()
-        return torch.cat([self.trunk(torch.cat([encoded, history, step, mask], dim=1)), encoded @ self.foreseen], dim=1)
+        return torch.cat([self.trunk(torch.cat([encoded, history, step, mask], dim=1)), (encoded @ self.foreseen) * mask], dim=1)
 
     def logits(self, features: Tensor, action_mask: Tensor) -> Tensor:
         """Logits (B, actions); masked actions get :data:`FORBIDDEN`."""
@@ -97,4 +100,5 @@ class SimpleCallNetwork(nn.Module):
 
     def value(self, features: Tensor) -> Tensor:
         """Values (B,)."""
-        return self.critic(features[:, : -self.actions]).squeeze(-1)
+        trunk, foreseen = features.split([features.shape[1] - self.actions, self.actions], dim=1)
+        return self.critic(trunk).squeeze(-1) + self.worth * foreseen.amax(1).clamp(min=0.0)
