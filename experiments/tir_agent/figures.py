@@ -172,18 +172,23 @@ def figure7(
     figure = Figure(figsize=(3.4 * (len(metrics) + 1), 9.5), layout="constrained")
     grid = figure.add_gridspec(3, len(metrics) + 1)
     lines = {
-        "alpha^t": ({order: sweep[order, ALPHA_TOOL] for order in sorted(orders)}, "order_pairs", "pairs of rollouts in another order"),
-        "alpha^m": ({tool: sweep[ALPHA_ORDER, tool] for tool in sorted(tools)}, "mean_entropy", "entropy of the tools, nats"),
+        "alpha^t": ({order: sweep[order, ALPHA_TOOL] for order in sorted(orders)}, {"images": "order", "pairs": "order_pairs"}),
+        "alpha^m": ({tool: sweep[ALPHA_ORDER, tool] for tool in sorted(tools)}, {"entropy, nats": "mean_entropy", "pairs": "tool_pairs"}),
     }
-    for row, (alpha, (reports, statistic, meaning)) in enumerate(lines.items()):
+    titles = {"alpha^t": "rollouts in another order", "alpha^m": "rollouts with other tools"}
+    for row, (alpha, (reports, statistics)) in enumerate(lines.items()):
+        if not reports:
+            continue
         label = f"$\\{alpha}$"
         for column, metric in enumerate(metrics):
             axes = figure.add_subplot(grid[row, column])
             draw_means(axes, {value: told["per_image"][metric] for value, told in reports.items()}, photographs, metric)
             axes.set_xlabel(label)
         axes = figure.add_subplot(grid[row, -1])
-        axes.plot(list(reports), [told["diversity"][statistic] for told in reports.values()], "o-", color="tab:red")
-        axes.set(title=meaning, xlabel=label)
+        for name, statistic in statistics.items():
+            axes.plot(list(reports), [told["diversity"][statistic] for told in reports.values()], "o-", label=name)
+        axes.set(title=titles[alpha], xlabel=label)
+        axes.legend(fontsize=7)
     draw_rollouts(figure.add_subplot(grid[2, 0]), sweep[NO_EDP]["diversity"], "without EDP")
     draw_rollouts(figure.add_subplot(grid[2, 1]), sweep[PAPER]["diversity"], "with EDP")
     called = {name: sweep[point]["diversity"]["tools"] for name, point in (("without EDP", NO_EDP), ("with EDP", PAPER))}

@@ -18,6 +18,7 @@ from experiments.tir_agent.curves import grpo_curves, row_curves, smoothed
 from experiments.tir_agent.demos import load_demonstrations
 from experiments.tir_agent.gpu_memory import Sizes, on_meta, training_bytes, visual_tokens
 from experiments.tir_agent.held_out import evaluate_demonstrator, evaluate_traversal
+from experiments.tir_agent.pretrain import Seeing
 from experiments.tir_agent.sft import Collator, replay
 from ir_env.actions import ActionTable
 from ir_env.images import save_image
@@ -154,6 +155,25 @@ def test_the_loss_is_that_of_the_answer_alone(demos):
     assert loss.item() == pytest.approx(-(vlm.logprobs(prompts, tokens, mask).sum() / mask.sum()).item(), abs=1e-5)
 
 
+def test_the_tower_learns_from_the_pictures_that_the_policy_is_shown(photo):
+    settings = PolicySettings.of("nano")
+    prompter = settings.prompter(ActionTable(load_toolbox(TOOLS)))
+    vlm = VisionLanguageModel.load("nano", prompter)
+    seen = [settings.view.look([image]) for image in (photo, 255 - photo, photo[::-1])]
+    batch = {name: torch.from_numpy(np.stack([each[name] for each in seen])) for name in seen[0]}
+    network, shown = Seeing(vlm, prompter, len(TOOLS)), []
+    hook = network.tower.register_forward_pre_hook(lambda module, arguments: shown.append(arguments[0]))
+    told = network(batch)
+    hook.remove()
+    assert told.shape == (3, 8 + len(TOOLS)) and told.dtype == torch.float32
+    asked = vlm.encode([prompter.messages(prompter.pictures(each), ()) for each in seen])
+    assert torch.equal(shown[0], asked["pixel_values"])
+    told.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.tower.merger.parameters())
+    alone = network({name: each[1:2] for name, each in batch.items()})
+    torch.testing.assert_close(alone[0], told[1], atol=1e-5, rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def tuned(demos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sft")
@@ -224,7 +244,7 @@ def test_figures_are_drawn_of_what_there_is_and_the_sweep_goes_on(demos, tuned, 
     sizes = ["--steps", 1, "--diversity-images", 3, "--rollouts", 3]
     for order, tool in ((0, 0), (0.3, 0.4)):
         fine_tune(demos, sweep / f"order-{order}_tool-{tool}", "--alpha-order", order, "--alpha-tool", tool, *sizes)
-    words = ["--run", str(run), "--alpha-orders", "0.5", "--alpha-tools", "", "--images", "4"]
+    words = ["--run", str(run), "--alpha-orders", "0.5", "--alpha-tools", "0.4", "--images", "4"]
     words += ["--sft", "--batch 4 --steps 1 --threads 1 --processes 1 --rollouts 3 --diversity-images 3"]
     capsys.readouterr()
     figures.main(words)
