@@ -59,23 +59,12 @@ BATCH = 32
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", required=True, help="folder of photographs to learn from")
-    parser.add_argument("--heldout-photos", help="folder of others to measure on; by default one in five of --photos")
-    parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--crop", type=int, default=256, help="side of the crops, in pixels")
-    parser.add_argument(
-        "--view", type=json.loads, default={}, help="what the policy will see, e.g. '{\"glimpses\": 0}'; see ir_env/view.py"
-    )
-    parser.add_argument("--states", type=int, default=7_200, help="images to learn from")
-    parser.add_argument("--heldout", type=int, default=600, help="images of photographs that it never sees")
-    parser.add_argument("--labels", type=int, default=12, help="tools that are tried on each image, of each task at least one")
-    parser.add_argument("--epochs", type=int, default=12)
+    add_examples_arguments(parser)
+    parser.add_argument("--view", type=json.loads, default={}, help="what the policy will see, as JSON; see ir_env/view.py")
+    parser.add_argument("--start", type=Path, help="weights to go on from, as this command wrote them")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count(), help="of the training")
-    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count(), help="that make examples; 1 makes them in this one")
-    parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--out", type=Path, default=SmallCNN.WEIGHTS)
     options = parser.parse_args(arguments)
     if options.states < options.batch:
@@ -87,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     limit_threads(options.threads)
     made = time.monotonic()
     torch.manual_seed(options.seed)
-    network = Telling(SmallCNN(None, toolbox.names, view))
+    network = Telling(SmallCNN(options.start, toolbox.names, view))
     fit(network, train, heldout, options.epochs, options.batch, options.lr, options.seed, weight_decay=0.02, mix_colours=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # vectors are small and hold variances, which half precision would round to 0
@@ -105,12 +94,29 @@ def main(arguments: list[str] | None = None) -> int:
         "held_out_photographs": _last_parts(options.heldout_photos or options.photos),
         "combinations": list(COMBOS),
         "settings": {key: getattr(options, key) for key in ("crop", "states", "labels", "epochs", "batch", "lr", "seed")},
+        "started_from": json.loads(options.start.with_suffix(".json").read_text()) if options.start else None,
         "seconds": {"examples": round(made - start), "training": round(time.monotonic() - made)},
         "held_out": report,
     }
     options.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"{options.out}: {options.out.stat().st_size / 1024:.0f} KiB")
     return 0
+
+
+def add_examples_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides the examples, and where they are made."""
+    cores = multiprocessing.cpu_count()
+    parser.add_argument("--photos", required=True, help="folder of photographs to learn from, or builtin")
+    parser.add_argument("--heldout-photos", help="folder of others to measure on; by default one in five of --photos")
+    parser.add_argument("--toolbox", default="default")
+    parser.add_argument("--crop", type=int, default=256, help="side of the crops, in pixels")
+    parser.add_argument("--states", type=int, default=4_728, help="images to learn from")
+    parser.add_argument("--heldout", type=int, default=408, help="images of photographs that it never sees")
+    parser.add_argument("--labels", type=int, default=12, help="tools that are tried on each image, of each task at least one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=cores, help="of the training; by default one per core")
+    parser.add_argument("--processes", type=int, default=cores, help="that make examples; 1 makes them in this one")
+    parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"), help="keeps the examples")
 
 
 def _last_parts(folder: str) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.pretrain_encoder import describe, evaluate, fit, make_sets
+from experiments.pretrain_encoder import add_examples_arguments, describe, evaluate, fit, make_sets
 from ir_env.actions import ActionTable
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.nano import NANO
@@ -70,17 +69,10 @@ class Seeing(nn.Module):
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", required=True, help="folder of photographs, or builtin; one in five is held out")
-    parser.add_argument("--toolbox", default="default")
-    parser.add_argument("--states", type=int, default=16_000, help="images to learn from")
-    parser.add_argument("--heldout", type=int, default=960, help="images of photographs that it never sees")
-    parser.add_argument("--epochs", type=int, default=9)
+    add_examples_arguments(parser)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count(), help="of the training; by default one per core")
-    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"))
     parser.add_argument("--out", type=Path, default=Path("results/nano"))
     options = parser.parse_args(arguments)
 
@@ -93,10 +85,10 @@ def main(arguments: list[str] | None = None) -> None:
     vlm = VisionLanguageModel.load(NANO, prompter, seed=options.seed)
     torch.manual_seed(options.seed)
     network = Seeing(vlm, prompter, len(toolbox))
-    fit(network, *train, heldout, options.epochs, options.batch, options.lr, options.seed)
+    fit(network, train, heldout, options.epochs, options.batch, options.lr, options.seed)
     vlm.save(options.out)
     settings.save(options.out)
-    report = evaluate(network.eval(), *heldout)
+    report = evaluate(network.eval(), heldout)
     (options.out / "report.json").write_text(json.dumps({"held_out": report, "seconds": round(time.monotonic() - start)}, indent=2) + "\n")
     print(f"{options.out}: {describe(report)}")
 

@@ -36,7 +36,9 @@ def save_policy(planner: ModulePlanner, path: str | Path, card: Mapping[str, Any
     from policies.simplecall.rl_module import SimpleCallRLModule
 
     if not isinstance(getattr(planner, "module", None), SimpleCallRLModule):
-        raise IrEnvError(f"{planner.name}: only policies of SimpleCallRLModule are written so; keep the checkpoint of others")
+        raise IrEnvError(
+            f"{getattr(planner, 'name', planner)}: only policies of SimpleCallRLModule are written so; keep the checkpoint of others"
+        )
     module, path = planner.module, Path(path)
     options = module.network_options()
     if options.get("encoder", "cnn") != "cnn":

@@ -122,3 +122,17 @@ def test_fixed_samples_go_through_every_pair_of_photograph_and_combination(combo
     entries = dataset.combos.entries
     samples = fixed_samples(dataset, len(entries) * 3, 0)
     assert {(sample.photo, sample.combo) for sample in samples} == {(name, entry) for name in dataset.photos.names for entry in entries}
+
+
+def test_a_fixed_number_of_images_is_drawn_from_again_and_again():
+    dataset = load_dataset({"photos": "builtin", "crop_size": 32, "combos": "A", "images": 12, "seed": 3})
+    rng = np.random.default_rng(0)
+    drawn = [dataset.draw(rng) for _ in range(200)]
+    assert len(set(drawn)) == 12 and len({sample.combo for sample in drawn}) == 8
+    assert set(drawn) == {load_dataset({"crop_size": 32, "combos": "A", "images": 12, "seed": 3}).draw(rng) for _ in range(200)}
+    assert dataset.load(drawn[0]) is dataset.load(drawn[0]), "made once"
+    fresh = load_dataset({"photos": "builtin", "crop_size": 32, "combos": "A", "seed": 3})
+    assert np.array_equal(fresh.load(drawn[0]).degraded, dataset.load(drawn[0]).degraded)
+    assert len({fresh.draw(rng) for _ in range(200)}) == 200
+    with pytest.raises(IrEnvError, match="images must be at least 1"):
+        load_dataset({"images": 0})
