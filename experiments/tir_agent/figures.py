@@ -71,7 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
     points = list(dict.fromkeys([NO_EDP, PAPER, *wanted])) if wanted else []
     sweep = {point: fine_tuned(point, options.run, out / "sweep", options.images, options.sft) for point in points}
     figures = {
-        "figure3.png": figure3(_explored(options.run, options.ablation, sweep), _read(options.run / "sft/edp.json"), runs),
+        "figure3.png": figure3(
+            _explored(options.run, options.ablation, sweep),
+            _read(options.run / "sft/edp.json"),
+            {name: curves for name, curves in rows.items() if name == VANILLA} | runs,
+        ),
         "figure6.png": figure6({name: rows[name] for name in REWARD_SETTINGS if name in rows}),
         "figure7.png": figure7(sweep, options.alpha_orders, options.alpha_tools, _photographs(options.run) if sweep else [], runs),
     }

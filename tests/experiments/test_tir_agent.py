@@ -293,7 +293,7 @@ def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
     rollouts = f"num_envs_per_env_runner=8 num_cpus_for_main_process=1 env_config.toolbox={toolbox} env_config.dataset.combos=noise"
     rollouts += " env_config.dataset.crop_size=64"
     stages = {
-        "pretrain": f"--states 16 --heldout 6 --epochs 1 --batch 8 --processes 1 --toolbox {toolbox} --work {tmp_path}/work",
+        "pretrain": f"--states 16 --heldout 6 --crop 64 --epochs 1 --batch 8 --processes 1 --toolbox {toolbox} --work {tmp_path}/work",
         "demos": f"--count 8 --heldout 4 --crop 64 --heldout-crop 64 --combos noise,haze --processes 1 --toolbox {toolbox}",
         "sft": tune,
         "grpo": rollouts,
@@ -328,7 +328,7 @@ def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
     assert set(curves) == {"w/o alpha^t", "w/o w"} and set(curves["w/o w"]["reward"]) == {"psnr", "ssim_ycbcr", "piqe"}
     assert all(len(values) == 2 for part in curves["w/o w"].values() for values in part.values())
     few = tune.replace("--heldout 2 --diversity-images 0 ", "")
-    words = ["--run", str(out), "--ablation", str(tmp_path / "ablation"), "--alpha-orders", "0", "--alpha-tools", "", "--images", "2"]
+    words = ["--run", str(out), "--ablation", str(tmp_path / "ablation"), "--alpha-orders", "0.3", "--alpha-tools", "", "--images", "2"]
     figures.main([*words, "--sft", few])
     assert all((out / f"figures/figure{number}.png").stat().st_size > 20_000 for number in (3, 6, 7))
 
