@@ -286,6 +286,7 @@ def test_an_adapter_is_trained_on_a_folder(demos, tuned, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_whole_pipeline_and_its_ablation(photos, tmp_path):
     toolbox, out = tmp_path / "mine.yaml", tmp_path / "run"
     toolbox.write_text(json.dumps(TOOLS))
