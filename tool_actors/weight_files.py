@@ -102,9 +102,14 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return {name: _normal(value) for name, value in state.items()}
 
 
-def load_into(module: torch.nn.Module, path: Path) -> torch.nn.Module:
-    """The module with the weights of a file, all of them and no others; raises :class:`UnsupportedCheckpointError`."""
+def load_into(module: torch.nn.Module, path: Path, apart: str | None = None) -> torch.nn.Module:
+    """The module with the weights of a file, all of them and no others; raises :class:`UnsupportedCheckpointError`.
+
+    ``apart`` is how the names of those weights begin that stay as they are, and are not in the file.
+    """
     state = read_state(path)
+    if apart:
+        state |= {name: value for name, value in module.state_dict().items() if name.startswith(apart)}
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

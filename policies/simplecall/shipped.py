@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ir_env.view import View
 from policies.simplecall.planner import ModulePlanner, NetworkPlanner
 from tool_actors.errors import IrEnvError
 
+if TYPE_CHECKING:
+    from policies.simplecall.encoders import SmallCNN
+
 SHIPPED = Path(__file__).parent / "weights" / "policy.safetensors"
 """The policy that comes with the project, trained by ``experiments/simplecall_ppo.py``; the card beside it says how."""
+ENCODER = "encoder."
+"""How the names of the encoder's weights begin."""
 KEPT = ("toolbox", "quantize", "max_steps", "view")
 """Of the arguments of the environment it was trained in."""
 
@@ -43,7 +49,9 @@ def save_policy(planner: ModulePlanner, path: str | Path, card: Mapping[str, Any
     options = module.network_options()
     if options.get("encoder", "cnn") != "cnn":
         raise IrEnvError(f"{planner.name}: its encoder {options['encoder']!r} is not part of its weights; keep the checkpoint")
-    stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in module.network.state_dict().items()}
+    apart = _is_the_projects(module.network.encoder)
+    state = {name: value for name, value in module.network.state_dict().items() if not (apart and name.startswith(ENCODER))}
+    stored = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(stored, path)
     described = {
@@ -52,8 +60,8 @@ def save_policy(planner: ModulePlanner, path: str | Path, card: Mapping[str, Any
             "max_steps": module.network.max_steps,
             "hidden": list(options.get("hidden", (256, 256))),
             "tools": options["tools"],
-            "encoder_tools": list(module.network.encoder.tools),
         },
+        "encoder": None if apart else {"tools": list(module.network.encoder.tools), "view": asdict(module.network.encoder.view)},
         "env_config": {name: planner.env_config[name] for name in KEPT if name in planner.env_config},
     }
     path.with_suffix(".json").write_text(json.dumps({**described, **card}, indent=2) + "\n")
@@ -71,11 +79,19 @@ def load_shipped(path: str | Path = SHIPPED, name: str = "simplecall") -> Networ
     path = Path(path)
     try:
         card = json.loads(path.with_suffix(".json").read_text())
-        told, env_config = dict(card["network"]), dict(card["env_config"])
-        view = View.of(env_config.get("view"))
-        options = {"weights": None, "tools": told.pop("encoder_tools"), "view": view}
-        network = SimpleCallNetwork(**told, encoder_options=options)
+        env_config, encoder = dict(card["env_config"]), card["encoder"]
+        network = SimpleCallNetwork(**card["network"], encoder_options={"weights": None, **encoder} if encoder else None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IrEnvError(f"{path}: no policy with its card beside it ({type(error).__name__}: {error})") from error
-    load_into(network, path)
-    return NetworkPlanner(network.eval(), view, name, env_config)
+    if encoder:
+        load_into(network, path)
+    else:
+        # the encoder has its weights already
+        load_into(network, path, apart=ENCODER)
+    return NetworkPlanner(network.eval(), View.of(env_config.get("view")), name, env_config)
+
+
+def _is_the_projects(encoder: SmallCNN) -> bool:
+    """Whether an encoder is still as the project ships it: then its weights need not be written again."""
+    theirs = type(encoder)().state_dict()
+    return all(theirs[name].shape == value.shape and bool((theirs[name] == value).all()) for name, value in encoder.state_dict().items())

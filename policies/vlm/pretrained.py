@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from policies.vlm.nano import NANO
+from policies.vlm.shipped import SMALL, load_small
 from tool_actors.errors import IrEnvError
 
 ADAPTER = "adapter_config.json"
@@ -29,6 +30,8 @@ def load_pretrained(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     where = {"local_files_only": folder.is_dir() or not _hub_answers()}
     try:
         processor = AutoProcessor.from_pretrained(source, **where)
+        if (folder / SMALL).is_file():
+            return load_small(folder, dtype), processor
         if (folder / ADAPTER).is_file():
             from peft import PeftModel
 
