@@ -23,7 +23,7 @@ from policies.simplecall.rl_module import SimpleCallRLModule
 ITERATIONS = 24
 BATCH = 512
 LEARNING_RATE = 4e-4
-IMAGES = 480
+IMAGES = 360
 """Degraded images to learn from: met again and again, so that what tools and metrics made of them is in the cache."""
 CACHE_BYTES = 2 << 30
 """Of each env runner, for the images that tools made."""

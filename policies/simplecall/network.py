@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.simplecall.encoders import make_encoder
+from tool_actors.cache import ByteLRU
 
 FORBIDDEN = -1e9
 """The logit of a masked action: finite, so that a distribution over one allowed action stays defined."""
@@ -17,6 +19,11 @@ TRUST = 10.0
 WORTH = 1.5
 """Value at the start, in units of the largest foreseen gain: other tools follow the first. A critic that begins with nothing spoils the
 policy before it has learned."""
+
+
+PICTURES = ("overview", "glimpses", "size")
+ENCODED_BYTES, OVERHEAD = 64 << 20, 256
+"""Features that are remembered, and what one image takes beside them."""
 
 
 class SimpleCallNetwork(nn.Module):
@@ -57,7 +64,15 @@ class SimpleCallNetwork(nn.Module):
         nn.init.normal_(self.actor.weight, std=0.01)
         nn.init.zeros_(self.actor.bias)
         nn.init.zeros_(self.critic.bias)
+        self._encoded, self._weights_sum = ByteLRU(ENCODED_BYTES), 0.0
+        self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
         self.train()
+
+    def _forget(self) -> None:
+        """What another encoder made is of no use; weights that arrive at a runner bring the same one every time."""
+        total = float(sum(value.double().sum() for value in self.encoder.state_dict().values()))
+        if total != self._weights_sum:
+            self._encoded, self._weights_sum = ByteLRU(ENCODED_BYTES), total
 
     def _foreseen(self, tools: Sequence[str]) -> Tensor:
         """Which of the encoder's features is which action's gain: float32 (features, actions) of zeros and ones."""
@@ -74,9 +89,24 @@ class SimpleCallNetwork(nn.Module):
         return self
 
     def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """The pictures of observations to the encoder's features (B, F); without a gradient if the encoder is frozen."""
-        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+        """The pictures of observations to the encoder's features (B, F); without a gradient if the encoder is frozen.
+
+        What a frozen encoder made of a picture is remembered: a training sees the same images again and again.
+        """
+        if self.train_encoder:
             return self.encoder(observation)
+        pictures = {name: observation[name] for name in sorted(observation) if name in PICTURES}
+        with torch.no_grad():
+            if next(iter(pictures.values())).device.type != "cpu":
+                return self.encoder(pictures)
+            keys = [_digest(row) for row in zip(*pictures.values(), strict=True)]
+            found = {key: self._encoded.get(key) for key in keys}
+            missing = [keys.index(key) for key, features in found.items() if features is None]
+            if missing:
+                for index, features in zip(missing, self.encoder({name: each[missing] for name, each in pictures.items()}), strict=True):
+                    found[keys[index]] = features
+                    self._encoded.put(keys[index], features.clone(), features.nbytes + OVERHEAD)
+            return torch.stack([found[key] for key in keys])
 
     def encode_once(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Observations in which ``encoded``, what :meth:`encode` makes of them, stands for the pictures, if the encoder is frozen."""
@@ -102,3 +132,10 @@ class SimpleCallNetwork(nn.Module):
         """Values (B,)."""
         trunk, foreseen = features.split([features.shape[1] - self.actions, self.actions], dim=1)
         return self.critic(trunk).squeeze(-1) + self.worth * foreseen.amax(1).clamp(min=0.0)
+
+
+def _digest(pictures: Sequence[Tensor]) -> bytes:
+    told = hashlib.blake2b(digest_size=16)
+    for picture in pictures:
+        told.update(picture.contiguous().numpy().data)
+    return told.digest()

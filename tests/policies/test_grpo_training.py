@@ -28,7 +28,7 @@ from policies.simplecall.rl_module import SimpleCallRLModule
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 TOOLS = ["tv.denoise", "dcp.strong", "gamma.brighten"]
-ENV = {"dataset": {"photos": "builtin", "crop_size": 32, "combos": "A"}, "toolbox": TOOLS, "max_steps": 3, "observation_size": 32}
+ENV = {"dataset": {"photos": "builtin", "crop_size": 32, "combos": "A"}, "toolbox": TOOLS, "max_steps": 3}
 
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -168,7 +168,7 @@ def test_columns_belong_to_their_rows():
         module = learner.module["default_policy"]
         batch = learner._learner_connector(rl_module=learner.module, batch={}, episodes=episodes, shared_data={}, metrics=learner.metrics)
         columns = batch["default_policy"]
-        assert "encoded" in columns["obs"] and "image" not in columns["obs"], "images are encoded once"
+        assert "encoded" in columns["obs"] and "overview" not in columns["obs"], "pictures are encoded once"
         assert len(columns["advantages"]) == sum(map(len, episodes))
         for index, episode in enumerate(episodes):
             rows = take(columns, (columns["rollout"] == index).nonzero()[:, 0])
@@ -176,8 +176,8 @@ def test_columns_belong_to_their_rows():
             assert rows["actions"].tolist() == episode.get_actions().tolist()
             assert rows["obs"]["step"][:, 0].tolist() == list(range(len(episode)))
             assert rows["obs"]["history"].tolist() == [list(each) for each in episode.get_observations()["history"][:-1]]
-            images = torch.from_numpy(episode.get_observations()["image"][:-1])
-            torch.testing.assert_close(rows["obs"]["encoded"], module.network.encode(images), atol=1e-4, rtol=1e-4)
+            seen = {name: torch.from_numpy(np.array(each[:-1])) for name, each in episode.get_observations().items()}
+            torch.testing.assert_close(rows["obs"]["encoded"], module.network.encode(seen), atol=1e-4, rtol=1e-4)
             with torch.no_grad():
                 logp, _ = module.score_actions(rows)
             np.testing.assert_allclose(logp, episode.extra_model_outputs["action_logp"].data, atol=1e-5)

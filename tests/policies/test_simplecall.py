@@ -98,6 +98,23 @@ def test_a_frozen_encoder_stays_as_it_was_trained():
     assert told.requires_grad and torch.equal(told, learning.encode(images)), "no dropout, no statistics of the batch"
 
 
+def test_what_a_frozen_encoder_made_is_remembered_until_it_is_another(env):
+    network = SimpleCallNetwork(env.actions.n, 6)
+    base = batch(env, 4)
+    first = network.encode(base)
+    calls = []
+    network.encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    swapped = {name: each[[2, 0]] for name, each in base.items()}
+    assert torch.equal(network.encode(swapped), first[[2, 0]]) and not calls
+    mixed = {**base, "overview": torch.cat([base["overview"][:3], 255 - base["overview"][3:]])}
+    assert torch.equal(network.encode(mixed)[:3], first[:3]) and calls == [1], "the new picture alone"
+    network.load_state_dict(network.state_dict())
+    network.encode(base)
+    state = network.state_dict()
+    network.load_state_dict({**state, "encoder.present.bias": state["encoder.present.bias"] + 1})
+    assert not torch.equal(network.encode(base), first)
+
+
 def test_encoding_once_changes_nothing(env):
     from ray.rllib.core.columns import Columns
 
