@@ -24,7 +24,7 @@ from policies.simplecall.rl_module import SimpleCallRLModule
 
 ITERATIONS = 30
 LEARNING_RATE = 1e-3
-IMAGES = 360
+IMAGES = 200
 CACHE_BYTES = 2 << 30
 """See ``experiments/simplecall_ppo.py``."""
 

@@ -20,10 +20,10 @@ from experiments.training.callbacks import RestorationCallbacks
 from policies.simplecall.learner import SimpleCallPPOLearner
 from policies.simplecall.rl_module import SimpleCallRLModule
 
-ITERATIONS = 24
+ITERATIONS = 45
 BATCH = 512
-LEARNING_RATE = 4e-4
-IMAGES = 360
+LEARNING_RATE = 1e-3
+IMAGES = 200
 """Degraded images to learn from: met again and again, so that what tools and metrics made of them is in the cache."""
 CACHE_BYTES = 2 << 30
 """Of each env runner, for the images that tools made."""

@@ -27,6 +27,7 @@ PLANNERS: dict[str, Callable[[int], Planner]] = {
     "rl_restore": lambda seed: _rl_restore(),
     "traversal": lambda seed: _traversal(),
     DEFAULT: lambda seed: _simplecall(),
+    "tir_agent": lambda seed: _tir_agent(),
 }
 """Name -> planner, made from a seed. Add one of your own here, or pass the object itself wherever a policy is asked for."""
 
@@ -47,6 +48,15 @@ def _simplecall() -> Planner:
     from policies.simplecall.shipped import load_shipped
 
     return load_shipped()
+
+
+def _tir_agent() -> Planner:
+    from policies.vlm.planner import VLMPlanner
+    from policies.vlm.shipped import SHIPPED
+
+    planner = VLMPlanner.load(SHIPPED)
+    planner.name = "tir_agent"
+    return planner
 
 
 class CheckpointError(IrEnvError):
