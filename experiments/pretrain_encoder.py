@@ -2,12 +2,19 @@
 
 How to run
 ----------
-    python -m experiments.pretrain_encoder --photos FOLDER
+    python -m experiments.pretrain_encoder --photos FOLDER --out mine.safetensors
     python -m experiments.pretrain_encoder --photos FOLDER --toolbox mine.yaml --out mine.safetensors    # for your own tools
+    python -m experiments.pretrain_encoder --photos FOLDER --view '{"overview": 0}' --out mine.safetensors    # for another view
 
 Its examples are images from the middle of restorations, in which tools are drawn by their gain or at random, with labels that cost no
-annotation, since the degradations are ours: which degradations are left, and what every tool of the toolbox would gain next, in units of
-the reward (increment of PSNR / 9 + SSIM / 0.3 - PIQE / 50).
+annotation, since the degradations are ours: which degradations are left, and what ``--labels`` tools of the toolbox, of each task at least
+one, would gain next, in units of the reward (increment of PSNR / 9 + SSIM / 0.3 - PIQE / 50).
+
+The encoder that the project ships was made in two steps, since small crops are cheap and large ones show the scene:
+
+    python -m experiments.pretrain_encoder --photos FOLDER --crop 64 --states 10080 --labels 24 --epochs 6 --batch 64 --lr 2e-3 \\
+        --out first.safetensors
+    python -m experiments.pretrain_encoder --photos FOLDER --heldout-photos OTHER --start first.safetensors --seed 7
 
 The encoder is written in half precision, with a card of what it was trained on and what it reached on photographs it never saw. The states
 are kept in ``--work``, so an interrupted run goes on where it stopped; other settings, tools or photographs make others.

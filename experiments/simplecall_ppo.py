@@ -6,11 +6,18 @@ How to run
     uv run rllib train file experiments/simplecall_ppo.py --set env_config.dataset.photos=/path/to/photos --seed 1
     uv run rllib evaluate results/simplecall_ppo
 
+The five photographs of the packages show how it works. For policies that are worth something give it many photographs: the policy that the
+project ships learned from 200, on one core in 17 minutes,
+
+    uv run rllib train file experiments/simplecall_ppo.py --set env_config.dataset.photos=FOLDER --set env_config.dataset.split=all \\
+        --set env_config.dataset.images=300 --set num_env_runners=0 --set num_cpus_for_main_process=1 --set num_envs_per_env_runner=32
+    python -m experiments.ship results/simplecall_ppo
+
 Deviations from SimpleCall (arXiv 2512.18599), which has no public code: the reward is the weighted increment of PSNR over
 RGB, SSIM and PIQE instead of DeQA-Score, and the frozen encoder is a small network, shipped with the project, that learned on other
 photographs to tell degradations and to foresee what each tool of the default toolbox gains (``experiments/pretrain_encoder.py`` makes one
 for a toolbox of yours; ``--set model_config.encoder=clip`` takes a CLIP tower). The policy begins with the tools whose foreseen gains are
-largest, and learns from there.
+largest, the critic with the largest of these gains, and both learn from there.
 """
 
 from ray.rllib.algorithms.ppo import PPOConfig
