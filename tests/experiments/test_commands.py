@@ -97,6 +97,15 @@ def test_lists(command, tmp_path):
     assert "ir_env/Restoration-v0" in envs and "delta_iqa" in envs and "rain+haze" in envs
 
 
+def test_restore_has_a_policy_of_its_own(command, tmp_path, photo):
+    save_image(tmp_path / "cat.png", photo)
+    command("ir-env", "degrade", "cat.png", "--combo", "low_light+noise", "--seed", 1, "--out", "dark.png", cwd=tmp_path)
+    result = command("ir-env", "restore", "dark.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    trace = json.loads((tmp_path / "restored" / "dark_trace.json").read_text())
+    assert trace["policy"] == "simplecall" and {"brighten", "denoise"} & {step["task"] for step in trace["steps"]}
+
+
 def test_a_large_photograph_is_restored_whole(command, tmp_path, photo):
     large = np.tile(photo, (5, 5, 1))[:1500, :2000]
     save_image(tmp_path / "large.jpg", large)
