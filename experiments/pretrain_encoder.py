@@ -237,7 +237,7 @@ def _make_states(
     key = json.dumps([photos, split, crop, combos, tools])
     if key not in _processes:
         dataset = SynthesisedDataset(photos, split, crop_size=crop, combos=combos)
-        _processes[key] = RestorationProcess(dataset, tools, metrics=list(METRICS), max_steps=STEPS + 1, cache_bytes=64 << 20)
+        _processes[key] = RestorationProcess(dataset, load_toolbox(tools), metrics=list(METRICS), max_steps=STEPS + 1, cache_bytes=64 << 20)
     process, rng = _processes[key], np.random.default_rng(seed)
     samples = [process.dataset.draw(rng) for _ in range(CHUNK // STEPS)]
     left = [set(sample.combo) for sample in samples]

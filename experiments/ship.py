@@ -25,7 +25,7 @@ from policies.vlm import shipped as vlm
 from policies.vlm.planner import VLMPlanner
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a checkpoint, the folder of a run, or that of a vision-language policy")
     parser.add_argument("--out", type=Path, help="a file ending in .safetensors, or for a vision-language policy a folder")
@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         simplecall.save_policy(planner, out, card)
         size = out.stat().st_size
     print(f"{out}: {size / 1024:.0f} KiB")
+    return 0
 
 
 def trained(planner: Planner, run: str) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class View:
         Raises:
             IrEnvError: the space is of no view.
         """
-        shapes = {name: each.shape for name, each in space.items()} if isinstance(space, gymnasium.spaces.Dict) else {}
+        parts = space.items() if isinstance(space, gymnasium.spaces.Dict) else ()
+        shapes = {name: tuple(each.shape or ()) for name, each in parts}
         if "size" not in shapes or not shapes.keys() & {"overview", "glimpses", "image"}:
             raise IrEnvError(f"observations of {space} hold no view; those of ir_env/Restoration-v0 do")
         glimpses, image = shapes.get("glimpses", (0, cls.side)), shapes.get("image", (1, 0))

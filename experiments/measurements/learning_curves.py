@@ -21,7 +21,7 @@ TOLD = {"episode_return_mean": "return", "tools_per_image": "tools per image"}
 """Of a result's ``env_runners``, beside the metrics of the last images."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--picture", type=Path, default=Path("learning.png"))
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     for run, curves in runs.items():
         ends = "  ".join(f"{name} {values[:5].mean():.4g} -> {values[-5:].mean():.4g}" for name, values in curves.items())
         print(f"{run}: means of the first and of the last five iterations: {ends}")
+    return 0
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ FOLDERS = {"lowlight": "low_light", "motion": "motion_blur", "defocus": "defocus
 """Names of folders that are not those of degradations."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", help="folder of clean photographs, which are degraded")
     parser.add_argument("--real", type=Path, help="folder of folders of degraded photographs")
@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         measure(options, named)
     if options.real:
         look_at_real(options.real, named, options.out)
+    return 0
 
 
 # -- degraded photographs ------------------------------------------------------------------------------------------------------------
@@ -102,9 +103,9 @@ def measure(options: argparse.Namespace, named: Sequence[tuple[str, str]]) -> No
     table.show(console)
     table.save(options.out / "table.json")
     if FIXED in rows and GREEDY in rows:
-        ends = table.row(FIXED).gain, table.row(GREEDY).gain
+        gains = {name: float(np.mean(np.array(row.per_image["gain"], float))) for name, row in rows.items()}
         for name, row in rows.items():
-            share = (row.gain - ends[0]) / (ends[1] - ends[0])
+            share = (gains[name] - gains[FIXED]) / (gains[GREEDY] - gains[FIXED])
             console.print(
                 f"{name}: {share:.0%} of the way from the best fixed plan to greedy, {row.tools / rows[GREEDY].tools:.0%} of its tools"
             )

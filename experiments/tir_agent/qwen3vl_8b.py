@@ -140,7 +140,7 @@ def main() -> None:
         memory.add_row(name, f"{sum(parts.values()) / GIB:.1f}", told)
     console.print(memory)
     # each observation holds the places of all images, and one more of them is made than calls are asked for
-    seen = sum(int(np.prod(space.shape)) * space.dtype.itemsize for space in View.of(VIEW).spaces(MAX_STEPS).values())
+    seen = sum(int(np.prod(space.shape or ())) * np.dtype(space.dtype).itemsize for space in View.of(VIEW).spaces(MAX_STEPS).values())
     rollouts = SAMPLERS * GROUPS_PER_SAMPLER * ROLLOUTS
     console.print(f"host memory for the images of an update's rollouts: at most {rollouts * (MAX_STEPS + 1) * seen / GIB:.0f} GiB")
 

@@ -101,7 +101,7 @@ class SynthesisedDataset:
         pair = self._made.get(sample)
         if pair is None:
             pair = self._make(sample)
-            self._made.put(sample, pair, pair.degraded.nbytes + pair.reference.nbytes)
+            self._made.put(sample, pair, pair.degraded.nbytes + (0 if pair.reference is None else pair.reference.nbytes))
         return pair
 
     def _make(self, sample: Sample) -> Pair:

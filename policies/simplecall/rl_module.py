@@ -27,7 +27,8 @@ class SimpleCallRLModule(TorchRLModule, ValueFunctionAPI, TokenPolicy):
         if not isinstance(space, gymnasium.spaces.Dict) or not {"history", "step", "action_mask"} <= set(space.spaces):
             raise IrEnvError(f"SimpleCallRLModule acts in ir_env/Restoration-v0; it cannot read observations of {space}")
         view = View.of_space(space)
-        self.network = SimpleCallNetwork(int(self.action_space.n), int(space["history"].shape[0]), **self.network_options())
+        [max_steps] = space["history"].shape or ()
+        self.network = SimpleCallNetwork(int(self.action_space.n), max_steps, **self.network_options())
         known = getattr(self.network.encoder, "view", view)
         if (view.overview, bool(view.glimpses), view.side) != (known.overview, bool(known.glimpses), known.side):
             raise IrEnvError(

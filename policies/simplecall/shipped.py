@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ir_env.planner import Planner
 from ir_env.view import View
 from policies.simplecall.planner import ModulePlanner, NetworkPlanner
 from tool_actors.errors import IrEnvError
@@ -26,7 +27,7 @@ KEPT = ("toolbox", "quantize", "max_steps", "view")
 """Of the arguments of the environment it was trained in."""
 
 
-def save_policy(planner: ModulePlanner, path: str | Path, card: Mapping[str, Any]) -> None:
+def save_policy(planner: Planner, path: str | Path, card: Mapping[str, Any]) -> None:
     """Write the policy of a SimpleCall-style RLModule: matrices in half precision, and beside the weights ``NAME.json``.
 
     Args:
@@ -41,7 +42,7 @@ def save_policy(planner: ModulePlanner, path: str | Path, card: Mapping[str, Any
 
     from policies.simplecall.rl_module import SimpleCallRLModule
 
-    if not isinstance(getattr(planner, "module", None), SimpleCallRLModule):
+    if not isinstance(planner, ModulePlanner) or not isinstance(getattr(planner, "module", None), SimpleCallRLModule):
         raise IrEnvError(
             f"{getattr(planner, 'name', planner)}: only policies of SimpleCallRLModule are written so; keep the checkpoint of others"
         )

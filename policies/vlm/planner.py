@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ class PolicySettings:
             told = json.loads(path.read_text())
             if "view" not in told:
                 raise ValueError("it does not say what the model is shown, 'view'")
-            return cls(**{**told, "view": View.of(told["view"])})
+            return replace(cls(**told), view=View.of(told["view"]))
         except (ValueError, TypeError, IrEnvError) as error:
             raise IrEnvError(f"{path}: not the settings of a policy ({error}). Train it again, or take a copy from a backup.") from error
 
