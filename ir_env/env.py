@@ -38,7 +38,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
     | --- | --- | --- |
     | overview | ``Box(0, 255, (V, V, 3), uint8)`` | RGB, all of the image, area-reduced, its aspect kept |
     | glimpses | ``Box(0, 255, (K, S, S, 3), uint8)`` | squares of native pixels, from the flattest to the most textured |
-    | size | ``Box(1, inf, (2,), float32)`` | height and width of the image in pixels |
+    | size | ``Box(1, 1e6, (2,), float32)`` | height and width of the image in pixels |
     | history | ``MultiDiscrete([n + 2] * max_steps)`` | actions so far, as index + 1; 0 where none yet |
     | step | ``Box(0, max_steps, (1,), float32)`` | number of actions so far |
     | action_mask | ``MultiBinary(n + 1)`` | 1 where allowed; forbids only super-resolution, except once and on low-resolution images |

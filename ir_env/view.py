@@ -19,6 +19,8 @@ from tool_actors.errors import IrEnvError
 __all__ = ["View"]
 
 IMAGES = ("current", "all")
+LONGEST = 1e6
+"""Pixels of a side, which no image exceeds."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class View:
         def picture(*shape: int) -> gymnasium.spaces.Box:
             return gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8)
 
-        found: dict[str, gymnasium.spaces.Space] = {"size": gymnasium.spaces.Box(1.0, np.inf, (2,), np.float32)}
+        found: dict[str, gymnasium.spaces.Space] = {"size": gymnasium.spaces.Box(1.0, LONGEST, (2,), np.float32)}
         if self.overview:
             found["overview"] = picture(self.overview, self.overview)
         if self.glimpses:
