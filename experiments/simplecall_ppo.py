@@ -10,7 +10,8 @@ The five photographs of the packages show how it works. For policies that are wo
 project ships learned from 200, on one core in 17 minutes,
 
     uv run rllib train file experiments/simplecall_ppo.py --set env_config.dataset.photos=FOLDER --set env_config.dataset.split=all \\
-        --set env_config.dataset.images=300 --set num_env_runners=0 --set num_cpus_for_main_process=1 --set num_envs_per_env_runner=32
+        --set env_config.dataset.images=300 --set num_env_runners=0 --set num_cpus_for_main_process=1 --set num_envs_per_env_runner=32 \\
+        --stop training_iteration=45 --set "lr=[[0, 0.001], [23040, 0.0001]]"
     python -m experiments.ship results/simplecall_ppo
 
 Deviations from SimpleCall (arXiv 2512.18599), which has no public code: the reward is the weighted increment of PSNR over
@@ -27,7 +28,7 @@ from experiments.training.callbacks import RestorationCallbacks
 from policies.simplecall.learner import SimpleCallPPOLearner
 from policies.simplecall.rl_module import SimpleCallRLModule
 
-ITERATIONS = 45
+ITERATIONS = 32
 BATCH = 512
 LEARNING_RATE = 1e-3
 IMAGES = 200

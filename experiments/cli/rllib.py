@@ -7,7 +7,7 @@ import sys
 
 from experiments.cli.common import guarded, prepare_ray
 
-DEFAULT_SAMPLES = 32
+DEFAULT_SAMPLES = 24
 
 
 def build_parser() -> argparse.ArgumentParser:
