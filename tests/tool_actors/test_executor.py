@@ -193,3 +193,26 @@ def test_a_learned_tool_with_smaller_tiles_shares_its_weights():
     image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     whole, parts = (run_tool(each, [image])[0].astype(int) for each in (tool, smaller))
     assert np.abs(whole - parts).max() <= 12 and np.abs(whole - parts).mean() < 0.5
+
+
+class Mean:
+    """A scorer that counts what it is asked."""
+
+    names, device = ("mean",), "cpu"
+
+    def __init__(self):
+        self.asked = 0
+
+    def score(self, images, references):
+        self.asked += len(images)
+        return np.array([[image.mean() - reference.mean()] for image, reference in zip(images, references, strict=True)], np.float32)
+
+
+def test_scores_are_remembered_by_the_pixels_of_both_images():
+    executor, scorer = LocalExecutor(load_toolbox(["tv.denoise"])), Mean()
+    image, reference = np.full((8, 8, 3), 90, np.uint8), np.full((8, 8, 3), 40, np.uint8)
+    first = executor.score(scorer, [ImageState.from_pixels(image)], [reference])
+    again = executor.score(scorer, [ImageState.from_pixels(image.copy())], [reference.copy()])
+    assert scorer.asked == 1 and np.array_equal(first[0], again[0]), "made anew, the same pixels"
+    other = executor.score(scorer, [ImageState.from_pixels(image)] * 2, [reference + 10, reference])
+    assert scorer.asked == 2 and [float(each[0]) for each in other] == [40.0, 50.0]
