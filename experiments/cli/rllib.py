@@ -7,7 +7,7 @@ import sys
 
 from experiments.cli.common import guarded, prepare_ray
 
-DEFAULT_SAMPLES = 24
+DEFAULT_SAMPLES = 16
 
 
 def build_parser() -> argparse.ArgumentParser:
