@@ -15,6 +15,7 @@ from ir_env.planner import Planner
 from ir_env.view import View
 from policies.simplecall.planner import ModulePlanner, NetworkPlanner
 from tool_actors.errors import IrEnvError
+from tool_actors.weight_files import file_sha256, load_into
 
 if TYPE_CHECKING:
     from policies.simplecall.encoders import SmallCNN
@@ -63,6 +64,7 @@ def save_policy(planner: Planner, path: str | Path, card: Mapping[str, Any]) -> 
             "tools": options["tools"],
         },
         "encoder": None if apart else {"tools": list(module.network.encoder.tools), "view": asdict(module.network.encoder.view)},
+        "encoder_sha256": file_sha256(module.network.encoder.WEIGHTS) if apart else None,
         "env_config": {name: planner.env_config[name] for name in KEPT if name in planner.env_config},
     }
     path.with_suffix(".json").write_text(json.dumps({**described, **card}, indent=2) + "\n")
@@ -72,10 +74,10 @@ def load_shipped(path: str | Path = SHIPPED, name: str = "simplecall") -> Networ
     """The policy of a file that :func:`save_policy` wrote.
 
     Raises:
-        IrEnvError: the file or its card is missing, or they do not belong together.
+        IrEnvError: the file or its card is missing, they do not belong together, or the encoder is another.
     """
+    from policies.simplecall.encoders import SmallCNN
     from policies.simplecall.network import SimpleCallNetwork
-    from tool_actors.weight_files import load_into
 
     path = Path(path)
     try:
@@ -84,11 +86,9 @@ def load_shipped(path: str | Path = SHIPPED, name: str = "simplecall") -> Networ
         network = SimpleCallNetwork(**card["network"], encoder_options={"weights": None, **encoder} if encoder else None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IrEnvError(f"{path}: no policy with its card beside it ({type(error).__name__}: {error})") from error
-    if encoder:
-        load_into(network, path)
-    else:
-        # the encoder has its weights already
-        load_into(network, path, apart=ENCODER)
+    if not encoder and card.get("encoder_sha256") != file_sha256(SmallCNN.WEIGHTS):
+        raise IrEnvError(f"{path}: learned with another encoder than the one that comes with this version; write it anew from its run")
+    load_into(network, path, apart=None if encoder else ENCODER)
     return NetworkPlanner(network.eval(), View.of(env_config.get("view")), name, env_config)
 
 

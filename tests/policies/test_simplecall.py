@@ -179,6 +179,14 @@ def test_a_shipped_policy_decides_as_the_module_it_came_from(tmp_path, env, modu
     assert shipped.plan_batch(told) == planner.plan_batch(told)
 
 
+def test_a_shipped_policy_and_another_encoder_do_not_go_together(tmp_path, module):
+    save_policy(ModulePlanner(module, "trained"), tmp_path / "mine.safetensors", {})
+    card = tmp_path / "mine.json"
+    card.write_text(card.read_text().replace('"encoder_sha256": "', '"encoder_sha256": "0'))
+    with pytest.raises(IrEnvError, match="another encoder"):
+        load_policy(tmp_path / "mine.safetensors")
+
+
 def test_what_is_no_shipped_policy_is_named(tmp_path, module):
     with pytest.raises(IrEnvError, match="no policy with its card"):
         load_policy(_touch(tmp_path / "bare.safetensors"))
