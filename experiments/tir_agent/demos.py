@@ -16,8 +16,8 @@ best result, and rolls back what gains less than ``--threshold``. ``--out`` then
     gain                of the restoration, in units of the reward
     executions          tools that the agent ran for it, those rolled back too
 
-Those to learn from are crops, those held out whole photographs, as they are in use (``--crop``, ``--heldout-crop``). An interrupted run
-goes on where it stopped.
+Those to learn from are crops and whole photographs in turn, those held out whole photographs, as they are in use (``--crop``,
+``--heldout-crop``). An interrupted run goes on where it stopped.
 
 Results to expect
 -----------------
@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--heldout", type=int, default=256, help="demonstrations on held-out photographs")
     parser.add_argument("--heldout-photos", help="folder of those photographs; by default one in five of --photos")
     parser.add_argument("--combos", default="random:1:2:3", help="of degradations, see ir_env.degradations.parse_combos")
-    parser.add_argument("--crop", type=int, default=256, help="side of the crops for training; 0 takes whole photographs")
+    parser.add_argument(
+        "--crop", default="256,0", help="side of the crops for training, 0 for whole photographs; several, separated by commas, take turns"
+    )
     parser.add_argument("--heldout-crop", type=int, default=0, help="the same on held-out photographs")
     parser.add_argument("--toolbox", default="default")
     parser.add_argument("--metrics", default="psnr,ssim_ycbcr,piqe", help="that judge the results, weighed as in the reward delta_iqa")
@@ -78,9 +80,18 @@ def main(arguments: list[str] | None = None) -> None:
         return
     start = time.monotonic()
     made = {}
+    crops_of = {"train": [int(side) for side in options.crop.split(",")], "heldout": [options.heldout_crop]}
     for split, count in zip(SPLITS, (options.count, options.heldout), strict=True):
+        crops = crops_of[split]
         jobs = [
-            {**settings, "executor": options.executor, "split": split, "at": at, "count": min(CHUNK, count - at)}
+            {
+                **settings,
+                "executor": options.executor,
+                "split": split,
+                "at": at,
+                "count": min(CHUNK, count - at),
+                "crop": crops[at // CHUNK % len(crops)],
+            }
             for at in range(0, count, CHUNK)
         ]
         made[split] = make_rows(demonstrate, jobs, features(), options.out / "pieces" / split, options.processes, f"{split} demonstrations")
@@ -159,8 +170,7 @@ def process_for(settings: dict[str, Any], split: str):
     photos = {"photos": settings["photos"], "split": "all" if apart and split == "train" else split}
     if apart and split == "heldout":
         photos = {"photos": apart, "split": "all"}
-    crop = settings["crop" if split == "train" else "heldout_crop"]
-    dataset = {**photos, "crop_size": crop or None, "combos": settings["combos"]}
+    dataset = {**photos, "crop_size": settings["crop"] or None, "combos": settings["combos"]}
     toolbox, metrics, executor = (settings[name] for name in ("toolbox", "metrics", "executor"))
     key = json.dumps([dataset, toolbox, metrics, executor])
     if key not in _processes:

@@ -11,6 +11,7 @@ from policies.vlm.nano import train_tokenizer, vocabulary_of
 from policies.vlm.planner import PolicySettings
 from policies.vlm.pretrained import ModelError
 from policies.vlm.prompts import Prompter
+from policies.vlm.sheet import RULER, sheet
 from policies.vlm.spectrum import spectrum
 from tool_actors.errors import IrEnvError
 from tool_actors.toolboxes import load_toolbox
@@ -97,23 +98,36 @@ def test_the_spectrum_is_the_mean_over_the_glimpses():
 def test_the_sheet_of_nano_reaches_the_tower_pixel_by_pixel(photo, view, width):
     prompter = PolicySettings.of("nano", view).prompter(ActionTable(load_toolbox(TOOLS)))
     vlm = VisionLanguageModel.load("nano", prompter)
-    [sheet] = pictures_of(ask(prompter, photo))
-    assert sheet.shape == (64, width, 3)
+    [shown] = pictures_of(ask(prompter, photo))
+    assert shown.shape == (64, width, 3)
     inputs = vlm.encode([ask(prompter, photo)])
     rows, columns = 64 // 16, width // 16
     assert inputs["image_grid_thw"].tolist() == [[1, rows, columns]]
     # of 2 x 2 patches each visual token, of each patch the colours, twice the same moment, rows and columns
     patches = inputs["pixel_values"].reshape(rows // 2, columns // 2, 2, 2, 3, 2, 16, 16)[:, :, :, :, :, 0]
     pixels = patches.permute(0, 2, 5, 1, 3, 6, 4).reshape(64, width, 3)
-    assert torch.equal(((pixels * 0.5 + 0.5) * 255).round().byte(), torch.from_numpy(sheet))
+    assert torch.equal(((pixels * 0.5 + 0.5) * 255).round().byte(), torch.from_numpy(shown))
     seen, at = view.look([photo]), 0
     if view.overview:
-        assert np.array_equal(sheet[:, :64], seen["overview"])
+        assert np.array_equal(shown[:, :64], seen["overview"])
         at = 64
     for glimpse in seen.get("glimpses", []):
-        assert np.array_equal(sheet[:, at : at + 64], glimpse)
+        assert np.array_equal(shown[:, at : at + 64], glimpse)
         at += 64
-    assert np.array_equal(sheet[:, at:], spectrum(seen["glimpses"])) if view.glimpses else at == width
+    if view.glimpses:
+        assert np.array_equal(shown[:, at:-RULER], spectrum(seen["glimpses"])[:, :-RULER])
+    else:
+        assert at == width
+
+
+@pytest.mark.parametrize(
+    ("size", "height"), [((32, 20), 0), ((64, 48), 11), ((80, 120), 20), ((321, 481), 42), ((2048, 2048), 64), ((1, 9000), 64)]
+)
+def test_a_ruler_on_the_sheet_tells_how_large_the_image_is(size, height):
+    seen = View().look([np.zeros((*size, 3), np.uint8)])
+    bar = sheet(seen, with_spectrum=True)[:, -RULER:]
+    assert (bar == 255).all(2).all(1).sum() == height  # 64 * log(longer side / 32) / log(2048 / 32), rounded
+    assert (bar[64 - height :] == 255).all() and not bar[: 64 - height].any()
 
 
 def test_views_that_cannot_be_shown_are_refused():
