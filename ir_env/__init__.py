@@ -1,6 +1,7 @@
 """Image-restoration planning as a Gymnasium environment.
 
-Importing this package registers ``ir_env/Restoration-v0`` with Gymnasium; the id ``ir_env:ir_env/Restoration-v0`` imports it by itself.
+Importing this package registers ``ir_env/Restoration-v0`` and ``ir_env/RestorationPlan-v0`` with Gymnasium; an id such as
+``ir_env:ir_env/Restoration-v0`` imports it by itself.
 Heavy libraries load when an environment is made. A policy of one's own needs nothing but
 
 >>> from ir_env import Planner, compare
@@ -16,6 +17,7 @@ from tool_actors.errors import IrEnvError
 if TYPE_CHECKING:
     from ir_env.env import RestorationEnv
     from ir_env.evaluation import compare, evaluate
+    from ir_env.plan_env import RestorationPlanEnv, RestorationPlanVectorEnv
     from ir_env.planner import NothingPlanner, Observation, Planner
     from ir_env.process import RestorationProcess
     from ir_env.vector_env import RestorationVectorEnv
@@ -27,6 +29,8 @@ __all__ = [
     "Observation",
     "Planner",
     "RestorationEnv",
+    "RestorationPlanEnv",
+    "RestorationPlanVectorEnv",
     "RestorationProcess",
     "RestorationVectorEnv",
     "compare",
@@ -38,6 +42,8 @@ _HOMES = {
     "Observation": "planner",
     "Planner": "planner",
     "RestorationEnv": "env",
+    "RestorationPlanEnv": "plan_env",
+    "RestorationPlanVectorEnv": "plan_env",
     "RestorationProcess": "process",
     "RestorationVectorEnv": "vector_env",
     "compare": "evaluation",
@@ -64,6 +70,11 @@ def _register_envs() -> None:
         "ir_env/Restoration-v0",
         entry_point="ir_env.env:RestorationEnv",
         vector_entry_point="ir_env.vector_env:RestorationVectorEnv",
+    )
+    gymnasium.register(
+        "ir_env/RestorationPlan-v0",
+        entry_point="ir_env.plan_env:RestorationPlanEnv",
+        vector_entry_point="ir_env.plan_env:RestorationPlanVectorEnv",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.utils import EzPickle
 
 from ir_env.episode import Episode
-from ir_env.observation import inform, observation_space, observe
+from ir_env.observation import RESET, inform, observation_space, observe
 from ir_env.process import RestorationProcess
 from ir_env.rendering import film_strip, show, transcript
 from ir_env.reset_options import start_episodes
@@ -91,19 +91,22 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
     def __init__(self, view: View | Mapping[str, Any] | None = None, render_mode: str | None = None, **process_arguments: Any):
         check_render_mode(render_mode, self.metadata)
         EzPickle.__init__(self, view, render_mode, **process_arguments)
-        self.process = RestorationProcess(**process_arguments)
+        self.process = self._make_process(**process_arguments)
         self.actions = self.process.actions
         self.view, self.render_mode = View.of(view), render_mode
         self.observation_space = observation_space(self.actions, self.view, self.process.max_steps)
-        self.action_space = gymnasium.spaces.Discrete(self.actions.n)
+        self.action_space = self.process.action_space
         self.episode: Episode | None = None
+
+    _make_process = RestorationProcess
+    _reset_outcome = RESET
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
         [self.episode] = start_episodes(self.process, [self.np_random], options)
         if self.render_mode == "human":
             self.render()
-        return self._observation(self.episode), inform(self.episode, self.process.suite.names)
+        return self._observation(self.episode), inform(self.episode, self.process.suite.names, self._reset_outcome)
 
     def step(self, action: int):
         if self.episode is None:

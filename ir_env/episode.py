@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +27,8 @@ class Outcome:
     truncated: bool = False
     error: str = ""
     """The tool's failure, which ended the episode."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """What the reward of a whole plan is made of, by name."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from ir_env.datasets import Photos, Sample
 from ir_env.datasets.base import fixed_samples
 from ir_env.episode import Episode
+from ir_env.plan_reward import PLAN_REWARDS
 from ir_env.planner import Planner, run
 from ir_env.process import RestorationProcess
 from tool_actors.errors import IrEnvError, UnknownNameError
@@ -298,7 +299,10 @@ def evaluate(
             notes.append(f"{name} looks at the clean image")
         own = [episode.fork() for episode in episodes]
         run_all(process, planner, own, lambda done, name=name: progress(name, done, len(episodes)))
-        rows.append(summarise(process, name, own))
+        row = summarise(process, name, own)
+        if planner.plans_whole:
+            row = replace(row, calls=1.0, per_image={**row.per_image, "calls": [1.0] * len(own)})
+        rows.append(row)
     notes.append(f"metrics: {process.suite.describe()}")
     table = Table(rows, [photo_of(episode.sample) for episode in episodes], f"{'; '.join(notes)}; {note}".removesuffix("; "))
     table.differences.extend(table.difference(*pair) for pair in pairs)
@@ -362,10 +366,15 @@ def evaluation_settings(
 ) -> dict[str, Any]:
     """The arguments of :class:`RestorationProcess` for an evaluation: those of the training, on the held-out photographs or on others.
 
-    A dataset that is an object is taken as it is, or its ``heldout`` if it has one: a dataset, or a method that gives one.
+    A dataset that is an object is taken as it is, or its ``heldout`` if it has one: a dataset, or a method that gives one. The settings of
+    whole plans become those of single steps, with the usual reward, in which policies of both kinds are compared.
     """
-    other = ("group_size", "view", "render_mode", "num_envs", "executor")
+    other = ("group_size", "view", "render_mode", "num_envs", "executor", "judge", "judge_options")
     settings = {key: value for key, value in env_config.items() if key not in other}
+    if "max_plan" in settings:
+        settings["max_steps"] = settings.pop("max_plan")
+    if settings.get("reward") in PLAN_REWARDS:
+        settings = {key: value for key, value in settings.items() if key not in ("reward", "reward_weights")}
     dataset = settings.get("dataset")
     if dataset is None or isinstance(dataset, str | Path | Mapping):
         dataset = dict(dataset) if isinstance(dataset, Mapping) else {"photos": str(dataset or "builtin")}

@@ -63,7 +63,9 @@ def inform(episode: Episode, metrics: Sequence[str], outcome: Outcome = RESET, g
         outcome: of the step.
         group: number of the group that shares the sample.
     """
+    told = {"parts": dict(outcome.parts)} if outcome.parts else {}
     return {
+        **told,
         "metrics": dict(zip(metrics, map(float, episode.scores[-1]), strict=True)),
         "sample": episode.sample,
         "combo": episode.combo,

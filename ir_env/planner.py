@@ -66,6 +66,8 @@ class Planner(ABC):
     """The toolbox that it knows; None if it can use any."""
     env_config: Mapping[str, Any] = {}
     """The arguments of the environment that it was trained in; empty if it was trained in none."""
+    plans_whole: bool = False
+    """True if it decides once per image, at its beginning, and then follows its plan."""
 
     @abstractmethod
     def plan(self, observation: Observation) -> int:

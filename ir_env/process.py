@@ -9,6 +9,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from ir_env.actions import MALFORMED, ActionTable
@@ -78,6 +79,7 @@ class RestorationProcess:
         self._signs = self.suite.signs
         self.reward = make_reward(reward, self.suite.names, reward_weights)
         self.max_steps, self.step_cost = max_steps, step_cost
+        self.action_space = gymnasium.spaces.Discrete(self.actions.n)
         self.invalid_reward, self.malformed_reward = invalid_reward, malformed_reward
         self._judges: dict[tuple[str, ...], MetricSuite] = {}
 

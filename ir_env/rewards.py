@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ir_env.metrics import find_metric
 from tool_actors.errors import IrEnvError, UnknownNameError
+
+if TYPE_CHECKING:
+    from ir_env.plan_answer import PlanAnswer
 
 __all__ = ["DEFAULT_WEIGHTS", "REWARDS", "Reward", "Transition", "WeightedReward", "delta_iqa", "delta_psnr", "final_iqa", "make_reward"]
 
@@ -25,6 +29,12 @@ class Transition:
     """float32 (K,); equal to ``before`` if the step was stop or invalid."""
     ends: bool
     """The episode ends with this step."""
+    answer: PlanAnswer | None = None
+    """Where an action is a whole plan: that plan, with its text."""
+    degradations: tuple[str, ...] = ()
+    """Where an action is a whole plan: those that are there."""
+    consistent: bool = True
+    """Where an action is a whole plan: a judge's verdict on its reasoning."""
 
 
 Reward = Callable[[Transition], float]

@@ -66,12 +66,12 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
             render_mode=render_mode,
             **process_arguments,
         )
-        self.process = RestorationProcess(**process_arguments)
+        self.process = self._make_process(**process_arguments)
         self.actions = self.process.actions
         self.num_envs, self.group_size = num_envs, group_size
         self.view, self.render_mode = View.of(view), render_mode
         self.single_observation_space = observation_space(self.actions, self.view, self.process.max_steps)
-        self.single_action_space = gymnasium.spaces.Discrete(self.actions.n)
+        self.single_action_space = self.process.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.autoreset = True
@@ -81,19 +81,22 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
         self._counts = np.zeros(num_envs, np.int64)
         """Episodes begun by each sub-environment; the next one's sample depends on (seed, group, count)."""
 
+    _make_process = RestorationProcess
+    _reset_outcome = RESET
+
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None):
         self._reseed(seed)
         self._counts[:] = self._counts.max() + 1 if seed is None else 0
         self.episodes = start_episodes(self.process, [self._generator(i) for i in range(self.num_envs)], options)
-        return self._observations(), self._infos([RESET] * self.num_envs)
+        return self._observations(), self._infos([self._reset_outcome] * self.num_envs)
 
     def step(self, actions):
         if not self.episodes:
             raise IrEnvError("call reset() before step()")
-        actions = np.asarray(actions).reshape(self.num_envs)
+        actions = self._split(actions)
         live = [i for i, episode in enumerate(self.episodes) if not episode.done]
         ended = [i for i, episode in enumerate(self.episodes) if episode.done]
-        outcomes = [RESET] * self.num_envs
+        outcomes = [self._reset_outcome] * self.num_envs
         for i, outcome in zip(live, self.process.step([self.episodes[i] for i in live], [actions[i] for i in live]), strict=True):
             outcomes[i] = outcome
         if ended and self.autoreset:
@@ -104,6 +107,10 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
         terminated = np.array([episode.terminated for episode in self.episodes])
         truncated = np.array([episode.truncated for episode in self.episodes])
         return self._observations(), rewards, terminated, truncated, self._infos(outcomes)
+
+    def _split(self, actions) -> Sequence[Any]:
+        """The actions, one per sub-environment."""
+        return np.asarray(actions).reshape(self.num_envs)
 
     def action_masks(self) -> np.ndarray:
         """bool (N, n + 1): which actions are allowed now."""

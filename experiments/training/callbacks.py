@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from policies.grpo.rollouts import tools_run
 from policies.loading import BEFORE_TRAINING
 from tool_actors.pool.counters import summarise
 from tool_actors.threads import limit_threads
@@ -20,6 +21,7 @@ MAX_LEARNER_THREADS = 8
 
 class RestorationCallbacks(RLlibCallback):
     """Logs under ``env_runners/``: ``quality/<metric>`` (of the last image), ``gain/<metric>`` (last less first), ``tools_per_image``,
+    ``part/<name>`` (of the reward of whole plans),
     ``stopped`` (share of episodes that the policy ended itself), ``invalid`` (share of forbidden actions), ``tool_failures``,
     ``undefined_scores`` (metrics without a value, counted as their worst); and writes a strip of held-out restorations to TensorBoard every
     ``picture_every`` iterations. Counters of the tool pool, if there is one, stand under ``pool/``.
@@ -48,9 +50,11 @@ class RestorationCallbacks(RLlibCallback):
             log(("gain", name), float(value) - float(first["metrics"][name]), window=WINDOW)
         invalid = sum(bool(info["invalid"]) for info in steps)
         stopped = steps[-1]["tool"] == "stop"
-        log("tools_per_image", len(steps) - invalid - stopped, window=WINDOW)
+        log("tools_per_image", float(tools_run([episode])[0]), window=WINDOW)
         log("stopped", float(stopped), window=WINDOW)
         log("invalid", invalid / len(steps), window=WINDOW)
+        for name, value in last.get("parts", {}).items():
+            log(("part", name), float(value), window=WINDOW)
         log("undefined_scores", sum(int(info["undefined"]) for info in infos), reduce="sum")
         log("tool_failures", sum(bool(info["error"]) for info in steps), reduce="sum")
 

@@ -240,16 +240,20 @@ def _check_environment(config: Any) -> None:
 
     An action is an index into the toolbox, so a policy must keep the list of tools that it learned on, not the name of a list.
     """
-    if "ir_env/Restoration-v0" not in str(config.env):
+    import gymnasium
+
+    import ir_env  # noqa: F401  # registers them
+
+    name = str(config.env).rpartition(":")[2]
+    if name not in ("ir_env/Restoration-v0", "ir_env/RestorationPlan-v0"):
         return
-    from ir_env.vector_env import RestorationVectorEnv
 
     try:
         # the pool that it may run on is started later
         arguments: dict[str, Any] = {**config.env_config, "executor": "local"}
-        env = RestorationVectorEnv(num_envs=config.num_envs_per_env_runner, **arguments)
+        env = gymnasium.make_vec(name, config.num_envs_per_env_runner, vectorization_mode="vector_entry_point", **arguments).unwrapped
     except TypeError as error:
-        raise ExperimentError(f"env_config: {error}; its keys are the arguments of RestorationVectorEnv") from error
+        raise ExperimentError(f"env_config: {error}; its keys are the arguments of {name}") from error
     config.env_config["toolbox"] = env.process.executor.toolbox.references
     spec = config.rl_module_spec
     if isinstance(spec.model_config, dict):

@@ -30,6 +30,14 @@ ORDER: list[str] = ["rain", "haze", "motion_blur", "defocus_blur", "low_light", 
 """The order in which random combinations apply their degradations: scene, lens, sensor, file (AgenticIR's fine-tuning data)."""
 
 
+STAGES: tuple[tuple[str, ...], ...] = (("rain", "haze"), ("motion_blur", "defocus_blur", "low_light"), ("noise", "low_resolution", "jpeg"))
+"""Stages in which OPERA degrades its training images: a later one never comes before an earlier one, and within a stage any order goes.
+
+Up to three degradations give 8 + 35 + 102 = 145 ordered combinations, which is the paper's number. Its list is not published: the code has
+these stages without low light and JPEG (56), and where the two belong is an inference from the number. All combinations of the groups A, B
+and C are among them, that of defocus blur and haze in the other order."""
+
+
 def parse_combo(text: str | Sequence[str]) -> Combo:
     """``"rain+haze"`` -> ``("rain", "haze")``; the published names (``dark``, ``low resolution``, ...) are understood.
 
@@ -91,13 +99,13 @@ def parse_combos(spec: str | Iterable[str | Sequence[str]] | Combos) -> Combos:
 
     Args:
         spec: comma-separated group names and combinations (``"A,B"``, ``"single,rain+haze"``), equally likely; or ``"random:1:2:3"``,
-            all sets of one, two and three degradations in :data:`ORDER`, with that ratio of single to dual to triple; or a list of
-            combinations.
+            all sets of one, two and three degradations in :data:`ORDER`, with that ratio of single to dual to triple; or
+            ``"opera:1:3:5"``, OPERA's 145 ordered combinations (see :data:`STAGES`) with that ratio; or a list of combinations.
     """
     if isinstance(spec, Combos):
         return spec
-    if isinstance(spec, str) and spec.startswith("random"):
-        return _random_combos(spec)
+    if isinstance(spec, str) and spec.split(":")[0] in ("random", "opera"):
+        return _weighted_combos(spec)
     items = [item.strip() for item in spec.split(",")] if isinstance(spec, str) else list(spec)
     entries: list[Combo] = []
     for item in items:
@@ -114,16 +122,24 @@ def parse_combos(spec: str | Iterable[str | Sequence[str]] | Combos) -> Combos:
     return Combos(tuple(entries), tuple([1.0 / len(entries)] * len(entries)))
 
 
-def _random_combos(spec: str) -> Combos:
+def staged_combos(size: int) -> list[Combo]:
+    """The ordered combinations of so many degradations whose stages follow one another (:data:`STAGES`)."""
+    stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
+    ordered = itertools.permutations([name for names in STAGES for name in names], size)
+    return [combo for combo in ordered if (stages := [stage_of[name] for name in combo]) == sorted(stages)]
+
+
+def _weighted_combos(spec: str) -> Combos:
+    kind, *told = spec.split(":")
     try:
-        ratios = [float(part) for part in spec.split(":")[1:]] or [1.0, 2.0, 3.0]
+        ratios = [float(part) for part in told] or {"random": [1.0, 2.0, 3.0], "opera": [1.0, 3.0, 5.0]}[kind]
     except ValueError:
         ratios = []
     if not ratios or min(ratios) < 0 or sum(ratios) == 0 or len(ratios) > len(ORDER):
-        raise IrEnvError(f"combinations {spec!r}: write random:1:2:3, the ratio of single to dual to triple degradations")
+        raise IrEnvError(f"combinations {spec!r}: write {kind}:1:2:3, the ratio of single to dual to triple degradations")
     entries, weights = [], []
     for size, ratio in enumerate(ratios, start=1):
-        chosen = list(itertools.combinations(ORDER, size))
+        chosen = list(itertools.combinations(ORDER, size)) if kind == "random" else staged_combos(size)
         entries += chosen
         weights += [ratio / sum(ratios) / len(chosen)] * len(chosen)
     total = sum(weights)

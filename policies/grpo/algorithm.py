@@ -23,7 +23,7 @@ from ray.rllib.utils.metrics import (
 
 from policies.grpo.advantages import AdvantageEstimator, Advantages
 from policies.grpo.config import GRPOConfig
-from policies.grpo.rollouts import add_column, check_groups, diversity, rollout_rewards, tool_use, tools_run, valid_share
+from policies.grpo.rollouts import add_column, check_groups, diversity, part_means, rollout_rewards, tool_use, tools_run, valid_share
 from tool_actors.errors import IrEnvError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class GRPO(Algorithm):
     the checkpoint together with MAR's running means: a resumed run makes the update that the interrupted one would have made.
 
     Results under ``grpo/``: ``reward/<metric>`` (batch mean), ``ema/<metric>``, ``weight/<metric>``, ``format_rate``, ``diversity`` (share
-    of distinct rollouts in a group), ``zero_spread`` (share of groups without a learning signal), ``tool_use/<tool>`` (calls per rollout);
+    of distinct rollouts in a group), ``zero_spread`` (share of groups without a learning signal), ``tool_use/<tool>`` (calls per rollout),
+    ``part/<name>`` (of the reward of whole plans);
     under ``learners/default_policy/``, of the last epoch: ``entropy``, ``clip_fraction``, ``ratio``, ``kl_update`` (of the update),
     ``kl_reference``; and ``sampling_gap`` (mean difference between a token's log-probability in sampling and in scoring, before the first
     step, which should be 0).
@@ -140,6 +141,7 @@ class GRPO(Algorithm):
             values["reward", name], values["weight", name] = result.batch_mean[k], result.weights[k]
             if result.running_mean is not None:
                 values["ema", name] = result.running_mean[k]
+        values |= {("part", name): mean for name, mean in part_means(episodes).items()}
         use = tool_use(episodes)
         self._tools |= set(use)
         values |= {("tool_use", name): use.get(name, 0.0) for name in self._tools}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -62,16 +63,27 @@ def valid_share(episodes: Sequence[SingleAgentEpisode]) -> np.ndarray:
     return np.array([np.mean([not (step.get("invalid") or step.get("error")) for step in episode.get_infos()[1:]]) for episode in episodes])
 
 
+def called(info: Mapping[str, Any]) -> list[str]:
+    """The tools that a step asked for, one or the whole plan; none where the environment reports none."""
+    return str(info["tool"]).split("+") if info.get("tool") else []
+
+
+def part_means(episodes: Sequence[SingleAgentEpisode]) -> dict[str, float]:
+    """The mean of each part of the reward, where the environment reports ``info["parts"]``."""
+    told = [episode.get_infos(-1).get("parts") or {} for episode in episodes]
+    return {name: float(np.mean([parts[name] for parts in told])) for name in told[0]}
+
+
 def tool_use(episodes: Sequence[SingleAgentEpisode]) -> dict[str, float]:
     """Calls per rollout of each tool that was called, and of stop."""
-    calls = Counter(str(step["tool"]) for episode in episodes for step in episode.get_infos()[1:] if step.get("tool"))
+    calls = Counter(name for episode in episodes for step in episode.get_infos()[1:] for name in called(step))
     return {name: count / len(episodes) for name, count in sorted(calls.items())}
 
 
 def tools_run(episodes: Sequence[SingleAgentEpisode]) -> np.ndarray:
     """float64 (N,): how many tools each rollout ran; 0 in environments that report none."""
-    names = [[step.get("tool") for step in episode.get_infos()[1:] if not step.get("invalid")] for episode in episodes]
-    return np.array([float(sum(name not in (None, "", "stop") for name in called)) for called in names])
+    valid = [[step for step in episode.get_infos()[1:] if not step.get("invalid")] for episode in episodes]
+    return np.array([float(sum(name != "stop" for step in steps for name in called(step))) for steps in valid])
 
 
 def diversity(episodes: Sequence[SingleAgentEpisode], group_size: int) -> float:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.simplecall.encoders import make_encoder
-from tool_actors.cache import ByteLRU
+from policies.simplecall.encoded import EncodedNetwork
 
 FORBIDDEN = -1e9
 """The logit of a masked action: finite, so that a distribution over one allowed action stays defined."""
@@ -21,12 +19,7 @@ WORTH = 1.5
 policy before it has learned."""
 
 
-PICTURES = ("overview", "glimpses", "size")
-ENCODED_BYTES, OVERHEAD = 64 << 20, 256
-"""Features that are remembered, and what one image takes beside them."""
-
-
-class SimpleCallNetwork(nn.Module):
+class SimpleCallNetwork(EncodedNetwork):
     """Features of the image, the actions so far and the step -> logits of the actions and a value.
 
     Args:
@@ -49,70 +42,19 @@ class SimpleCallNetwork(nn.Module):
         hidden: Sequence[int] = (256, 256),
         tools: Sequence[str] = (),
     ):
-        super().__init__()
-        self.actions, self.max_steps = actions, max_steps
-        self.train_encoder = train_encoder
-        self.encoder = make_encoder(encoder, encoder_options).requires_grad_(train_encoder)
+        super().__init__(actions, encoder, encoder_options, train_encoder, tools)
+        self.max_steps = max_steps
         layers, width = [], self.encoder.features + max_steps * (actions + 1) + 1 + actions
         for size in hidden:
             layers += [nn.Linear(width, size), nn.Tanh()]
             width = size
         self.trunk = nn.Sequential(*layers)
         self.trust, self.worth = nn.Parameter(torch.tensor(TRUST)), nn.Parameter(torch.tensor(WORTH))
-        self.register_buffer("foreseen", self._foreseen(tools), persistent=False)
         self.actor, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
         nn.init.normal_(self.actor.weight, std=0.01)
         nn.init.zeros_(self.actor.bias)
         nn.init.zeros_(self.critic.bias)
-        self._encoded, self._weights_sum = ByteLRU(ENCODED_BYTES), 0.0
-        self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
         self.train()
-
-    def _forget(self) -> None:
-        """What another encoder made is of no use; weights that arrive at a runner bring the same one every time."""
-        total = float(sum(value.double().sum() for value in self.encoder.state_dict().values()))
-        if total != self._weights_sum:
-            self._encoded, self._weights_sum = ByteLRU(ENCODED_BYTES), total
-
-    def _foreseen(self, tools: Sequence[str]) -> Tensor:
-        """Which of the encoder's features is which action's gain: float32 (features, actions) of zeros and ones."""
-        table, known = torch.zeros(self.encoder.features, self.actions), list(getattr(self.encoder, "tools", ()))
-        for action, tool in enumerate(tools):
-            if tool in known:
-                table[self.encoder.features - len(known) + known.index(tool), action] = 1.0
-        return table
-
-    def train(self, mode: bool = True) -> SimpleCallNetwork:
-        """The encoder works as in evaluation, whatever the mode: batch statistics and dropout would enter the importance ratio."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """The pictures of observations to the encoder's features (B, F); without a gradient if the encoder is frozen.
-
-        What a frozen encoder made of a picture is remembered: a training sees the same images again and again.
-        """
-        if self.train_encoder:
-            return self.encoder(observation)
-        pictures = {name: observation[name] for name in sorted(observation) if name in PICTURES}
-        with torch.no_grad():
-            if next(iter(pictures.values())).device.type != "cpu":
-                return self.encoder(pictures)
-            keys = [_digest(row) for row in zip(*pictures.values(), strict=True)]
-            found = {key: self._encoded.get(key) for key in keys}
-            missing = [keys.index(key) for key, features in found.items() if features is None]
-            if missing:
-                for index, features in zip(missing, self.encoder({name: each[missing] for name, each in pictures.items()}), strict=True):
-                    found[keys[index]] = features
-                    self._encoded.put(keys[index], features.clone(), features.nbytes + OVERHEAD)
-            return torch.stack([found[key] for key in keys])
-
-    def encode_once(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Observations in which ``encoded``, what :meth:`encode` makes of them, stands for the pictures, if the encoder is frozen."""
-        if self.train_encoder or "encoded" in observation:
-            return dict(observation)
-        return {**{name: observation[name] for name in ("history", "step", "action_mask")}, "encoded": self.encode(observation)}
 
     def features(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Observations of ``ir_env/Restoration-v0``, batched, or those of :meth:`encode_once`, to the trunk's output and the foreseen
@@ -132,10 +74,3 @@ class SimpleCallNetwork(nn.Module):
         """Values (B,)."""
         trunk, foreseen = features.split([features.shape[1] - self.actions, self.actions], dim=1)
         return self.critic(trunk).squeeze(-1) + self.worth * foreseen.amax(1).clamp(min=0.0)
-
-
-def _digest(pictures: Sequence[Tensor]) -> bytes:
-    told = hashlib.blake2b(digest_size=16)
-    for picture in pictures:
-        told.update(picture.contiguous().numpy().data)
-    return told.digest()

@@ -1,0 +1,59 @@
+"""The plan network as an RLModule of RLlib's new API stack, for GRPO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from ir_env.view import View
+from policies.grpo.token_policy import TOKEN_MASK, TokenPolicy
+from policies.opera.network import PlanNetwork
+from policies.opera.planner import PlanPlanner
+from tool_actors.errors import IrEnvError
+
+OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
+
+
+class PlanRLModule(TorchRLModule, TokenPolicy):
+    """Writes a whole plan for each observation of ``ir_env/RestorationPlan-v0``.
+
+    ``model_config`` holds the arguments of :class:`PlanNetwork` but the sizes, which the spaces give, and ``actions``, the (task, tool)
+    pairs that the reading of the experiment file fills in.
+    """
+
+    def setup(self):
+        space = self.observation_space
+        if not isinstance(space, gymnasium.spaces.Dict) or not isinstance(self.action_space, gymnasium.spaces.MultiDiscrete):
+            raise IrEnvError(f"PlanRLModule acts in ir_env/RestorationPlan-v0; it cannot write plans for {self.action_space}")
+        if not self.model_config.get("actions"):
+            raise IrEnvError("PlanRLModule needs model_config['actions'], the (task, tool) pairs behind the indices of a plan")
+        tasks, tools = zip(*self.model_config["actions"], strict=True)
+        options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
+        [max_plan] = space["history"].shape or ()
+        self.network = PlanNetwork(len(tools) + 1, max_plan, tasks=tasks, tools=tools, **options)
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        return self._write(batch[Columns.OBS], 1.0)
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        return self._write(batch[Columns.OBS], 0.0)
+
+    def _write(self, observation: Mapping[str, Tensor], temperature: float) -> dict[str, Any]:
+        written = self.network.write(observation, temperature)
+        return {Columns.ACTIONS: written.tokens, Columns.ACTION_LOGP: written.logp, TOKEN_MASK: written.mask}
+
+    def score_actions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.network.score(batch[Columns.OBS], batch[Columns.ACTIONS].long())
+
+    def prepare(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Encode the images once per update where the encoder is frozen."""
+        return {**columns, Columns.OBS: self.network.encode_once(columns[Columns.OBS])}
+
+    def planner(self, name: str, env_config: Mapping[str, Any]) -> PlanPlanner:
+        """The most probable plan, as a planner."""
+        return PlanPlanner(self.network.eval(), View.of_space(self.observation_space), name, env_config)
