@@ -26,6 +26,7 @@ PLANNERS: dict[str, Callable[[int], Planner]] = {
     "greedy": lambda seed: GreedyPlanner(),
     "rl_restore": lambda seed: _rl_restore(),
     "traversal": lambda seed: _traversal(),
+    "mair": lambda seed: _mair(),
     DEFAULT: lambda seed: _simplecall(),
     "tir_agent": lambda seed: _tir_agent(),
 }
@@ -42,6 +43,12 @@ def _traversal() -> Planner:
     from policies.planners.traversal import TraversalPlanner
 
     return TraversalPlanner()
+
+
+def _mair() -> Planner:
+    from policies.planners.mair import MAIRPlanner
+
+    return MAIRPlanner()
 
 
 def _simplecall() -> Planner:
@@ -150,12 +157,15 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         raise UnknownNameError(
             "policy", str(policy), [*PLANNERS, "fixed:TOOL+TOOL"], "A path to a checkpoint works too, but there is none here."
         )
+    from policies.opera.vlm import PlanSettings, VLMPlanPlanner
     from policies.vlm.planner import SETTINGS, VLMPlanner
 
     if Path(policy).suffix == ".safetensors":
         from policies.simplecall.shipped import load_shipped
 
         return load_shipped(policy, Path(policy).stem)
+    if (Path(policy) / PlanSettings.FILE).is_file():
+        return VLMPlanPlanner.load(policy)
     if (Path(policy) / SETTINGS).is_file():
         return VLMPlanner.load(policy, seed=seed)
     return load_checkpoint(policy)

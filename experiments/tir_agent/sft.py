@@ -170,10 +170,10 @@ def perturbed(rows: Dataset, prompter: Prompter, options: argparse.Namespace) ->
 
 
 def example_features():
-    """One example: the pictures that the model is shown, the tools so far, and the tool to call next, or stop."""
+    """One example: the pictures that the model is shown, the tools so far, and the text of its answer."""
     from datasets import Features, Image, List, Value
 
-    return Features({"pictures": List(Image()), "history": List(Value("string")), "answer": Value("string")})
+    return Features({"pictures": List(Image()), "history": List(Value("string")), "text": Value("string")})
 
 
 def replay(job: dict[str, Any]) -> list[dict]:
@@ -198,7 +198,8 @@ def replay(job: dict[str, Any]) -> list[dict]:
         images = [state.as_uint8() for state in (start, *(each.state for each in results if each.state is not None))]
         for step in range(len(images)):
             pictures = prompter.pictures(policy.view.look(images[: step + 1]))
-            examples.append({"pictures": list(map(Image.fromarray, pictures)), "history": plan[:step], "answer": [*plan, "stop"][step]})
+            text = prompter.answer(prompter.actions.index([*plan, "stop"][step]))
+            examples.append({"pictures": list(map(Image.fromarray, pictures)), "history": plan[:step], "text": text})
     return examples
 
 
@@ -215,7 +216,7 @@ class Collator:
         index = self.prompter.actions.index
         chats = [self.prompter.messages(list(map(np.asarray, each["pictures"])), list(map(index, each["history"]))) for each in examples]
         prompts = self.vlm.encode(chats, device="cpu")
-        tokens, mask = self.vlm.encode_answers([self.prompter.answer(index(each["answer"])) for each in examples], device="cpu")
+        tokens, mask = self.vlm.encode_answers([each["text"] for each in examples], device="cpu")
         labels = torch.cat([torch.full_like(prompts["input_ids"], -100), tokens.masked_fill(~mask, -100)], dim=1)
         return {**self.vlm.join(prompts, tokens, mask), "labels": labels}
 

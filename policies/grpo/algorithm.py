@@ -24,6 +24,7 @@ from ray.rllib.utils.metrics import (
 from policies.grpo.advantages import AdvantageEstimator, Advantages
 from policies.grpo.config import GRPOConfig
 from policies.grpo.rollouts import add_column, check_groups, diversity, part_means, rollout_rewards, tool_use, tools_run, valid_share
+from policies.grpo.token_policy import TOKEN_MASK
 from tool_actors.errors import IrEnvError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class GRPO(Algorithm):
 
     Results under ``grpo/``: ``reward/<metric>`` (batch mean), ``ema/<metric>``, ``weight/<metric>``, ``format_rate``, ``diversity`` (share
     of distinct rollouts in a group), ``zero_spread`` (share of groups without a learning signal), ``tool_use/<tool>`` (calls per rollout),
-    ``part/<name>`` (of the reward of whole plans);
+    ``part/<name>`` (of the reward of whole plans), ``tokens`` (of a rollout's answers);
     under ``learners/default_policy/``, of the last epoch: ``entropy``, ``clip_fraction``, ``ratio``, ``kl_update`` (of the update),
     ``kl_reference``; and ``sampling_gap`` (mean difference between a token's log-probability in sampling and in scoring, before the first
     step, which should be 0).
@@ -141,6 +142,8 @@ class GRPO(Algorithm):
             values["reward", name], values["weight", name] = result.batch_mean[k], result.weights[k]
             if result.running_mean is not None:
                 values["ema", name] = result.running_mean[k]
+        if TOKEN_MASK in episodes[0].extra_model_outputs:
+            values["tokens",] = np.mean([np.sum(episode.get_extra_model_outputs(TOKEN_MASK)) for episode in episodes])
         values |= {("part", name): mean for name, mean in part_means(episodes).items()}
         use = tool_use(episodes)
         self._tools |= set(use)

@@ -1,8 +1,9 @@
-"""A plan network as a planner: it looks once, at the degraded image, and follows its plan."""
+"""Policies that write whole plans as planners: they look once, at the degraded image, and follow their plan."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,20 +11,54 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ir_env.observation import observe_state
+from ir_env.plan_answer import PlanAnswer, read_plan
 from ir_env.planner import Observation, Planner
 from ir_env.view import View
 from tool_actors.errors import IrEnvError
-from tool_actors.tasks import DEGRADATIONS
 
 if TYPE_CHECKING:
     from policies.opera.network import PlanNetwork
 
 REMEMBERED = 4096
-"""Plans of so many images are kept, so that one that is followed is made once."""
+"""Answers to so many images are kept, so that a plan that is followed is made once."""
 
 
-class PlanPlanner(Planner):
-    """The most probable plan.
+class WholePlanner(Planner):
+    """Follows the plan that :meth:`write` makes for the image that an episode began with; a malformed answer stops at once."""
+
+    plans_whole = True
+
+    def __init__(self):
+        self._answers: OrderedDict[bytes, PlanAnswer] = OrderedDict()
+
+    @abstractmethod
+    def write(self, observations: Sequence[Observation]) -> list[PlanAnswer]:
+        """Answers to the images that episodes began with, ``observation.trajectory[0]``."""
+
+    def plan(self, observation: Observation) -> int:
+        return self.plan_batch([observation])[0]
+
+    def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
+        plans = [answer.plan for answer in self.answers(observations)]
+        return [
+            plan[len(each.history)] if len(each.history) < len(plan) else each.actions.stop
+            for each, plan in zip(observations, plans, strict=True)
+        ]
+
+    def answers(self, observations: Sequence[Observation]) -> list[PlanAnswer]:
+        """What it answered to each image, asked once."""
+        keys = [_digest(each.trajectory[0]) for each in observations]
+        new = [index for index, key in enumerate(keys) if key not in self._answers and key not in keys[:index]]
+        if new:
+            self._answers.update(zip([keys[index] for index in new], self.write([observations[index] for index in new]), strict=True))
+        told = [self._answers[key] for key in keys]
+        while len(self._answers) > REMEMBERED:
+            self._answers.popitem(last=False)
+        return told
+
+
+class PlanPlanner(WholePlanner):
+    """The most probable plan of a network.
 
     Args:
         network: makes it.
@@ -32,57 +67,28 @@ class PlanPlanner(Planner):
         env_config: the arguments of the environment that it was trained in.
     """
 
-    plans_whole = True
-
     def __init__(self, network: PlanNetwork, view: View, name: str = "policy", env_config: Mapping[str, Any] | None = None):
+        super().__init__()
         self.network, self.view, self.name = network, view, name
         self.env_config = dict(env_config or {})
         self.toolbox = self.env_config.get("toolbox")
-        self._plans: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
-        self._degradations: dict[bytes, tuple[str, ...]] = {}
 
-    def plan(self, observation: Observation) -> int:
-        return self.plan_batch([observation])[0]
-
-    def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
-        plans = self.answers(observations)
-        return [
-            plan[len(each.history)] if len(each.history) < len(plan) else each.actions.stop
-            for each, (plan, _) in zip(observations, plans, strict=True)
-        ]
-
-    def answers(self, observations: Sequence[Observation]) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
-        """Per observation the plan for the image that it began with, indices of actions, and the degradations that are seen in it."""
-        if len(observations[0].action_mask) != self.network.actions:
-            raise IrEnvError(
-                f"{self.name} knows {self.network.actions} actions, the toolbox gives {len(observations[0].action_mask)}: "
-                "use the toolbox that it was trained with"
-            )
-        keys = [_digest(each.trajectory[0]) for each in observations]
-        new = [index for index, key in enumerate(keys) if key not in self._plans and key not in keys[:index]]
-        if new:
-            self._write([observations[index] for index in new], [keys[index] for index in new])
-        told = [(self._plans[key], self._degradations[key]) for key in keys]
-        while len(self._plans) > REMEMBERED:
-            key, _ = self._plans.popitem(last=False)
-            del self._degradations[key]
-        return told
-
-    def _write(self, observations: Sequence[Observation], keys: Sequence[bytes]) -> None:
+    def write(self, observations: Sequence[Observation]) -> list[PlanAnswer]:
         import torch
 
-        longest = self.network.max_plan
+        network, actions = self.network, observations[0].actions
+        if actions.n != network.actions:
+            raise IrEnvError(
+                f"{self.name} knows {network.actions} actions, the toolbox gives {actions.n}: use the toolbox that it was trained with"
+            )
         seen = []
         for each in observations:
             first = each.trajectory[0]
-            seen.append(observe_state([first], (), each.actions.mask(first.shape[:2], ()), self.view, longest))
+            seen.append(observe_state([first], (), actions.mask(first.shape[:2], ()), self.view, network.max_plan))
         batch = {key: torch.from_numpy(np.stack([each[key] for each in seen])) for key in seen[0]}
         with torch.no_grad():
-            tokens = self.network.write(batch, temperature=0.0).tokens.tolist()
-        for key, row in zip(keys, tokens, strict=True):
-            present, plan = row[: len(DEGRADATIONS)], row[len(DEGRADATIONS) :]
-            self._plans[key] = tuple(plan[: plan.index(self.network.stop)] if self.network.stop in plan else plan)
-            self._degradations[key] = tuple(name for name, there in zip(DEGRADATIONS, present, strict=True) if there)
+            tokens = network.write(batch, temperature=0.0).tokens.numpy()
+        return [read_plan(row, actions, network.max_plan) for row in tokens]
 
 
 def _digest(image: np.ndarray) -> bytes:

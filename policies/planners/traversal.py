@@ -43,6 +43,7 @@ class TraversalPlanner(Planner):
     """
 
     name = "traversal"
+    schedule: Sequence[str] = SCHEDULE
 
     def __init__(self, perceive: Perceive | None = None, threshold: float = THRESHOLD, judges: Mapping[str, float] | None = None):
         self.perceive = perceive or EncoderPerception()
@@ -52,7 +53,7 @@ class TraversalPlanner(Planner):
         actions = observation.actions
         done = {actions[index].task for index in observation.history}
         agenda = [task for task in self.perceive(observation) if task not in done]
-        for task in sorted(agenda, key=SCHEDULE.index):
+        for task in sorted(agenda, key=self.schedule.index):
             tools = [index for index, action in enumerate(actions) if action.task == task and observation.action_mask[index]]
             if not tools:
                 continue

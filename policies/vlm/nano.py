@@ -5,13 +5,12 @@ It shares its code with the published models: what is tested with ``nano`` is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ir_env.actions import MALFORMED
-from policies.vlm.parser import CLOSE, OPEN
 from policies.vlm.prompts import Prompter
 from tool_actors.errors import IrEnvError
 
@@ -63,7 +62,7 @@ def build_nano(prompter: Prompter, seed: int = 0) -> tuple[Qwen3VLForConditional
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    tokenizer, extent = train_tokenizer(vocabulary_of(prompter)), picture_extent(prompter)
+    tokenizer, extent = train_tokenizer(prompter.vocabulary(), prompter.tags), picture_extent(prompter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(nano_config(tokenizer, extent))
@@ -84,19 +83,13 @@ def picture_extent(prompter: Prompter) -> int:
     return width
 
 
-def vocabulary_of(prompter: Prompter) -> Iterable[str]:
-    """Texts with all the words that prompts and answers are made of."""
-    blank = np.zeros((8, 8, 3), np.uint8)
-    for action in range(prompter.actions.n):
-        yield prompter.answer(action)
-        for history in ((), (action,), (action, MALFORMED)):
-            images = [blank] * (2 if action in history and action != prompter.actions.stop else 1)
-            for message in prompter.messages(prompter.pictures(prompter.view.look(images)), history):
-                yield from (part["text"] for part in message["content"] if part["type"] == "text")
+def train_tokenizer(texts: Iterable[str], tags: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose words end at white space, or at a tag: the name of a tool is one token, and a call about ten.
 
-
-def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose words end at white space alone: the name of a tool is one token, and an answer about ten."""
+    Args:
+        texts: to learn from.
+        tags: tokens of their own.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from tokenizers.processors import ByteLevel
     from transformers import AddedToken, PreTrainedTokenizerFast
@@ -113,10 +106,11 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([text.replace(OPEN, "").replace(CLOSE, "") for text in texts], trainer)
+    at_tags = re.compile("|".join(map(re.escape, tags)))
+    tokenizer.train_from_iterator([part for text in texts for part in at_tags.split(text)], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left")
     # tokens of their own, but part of the text: decoding keeps them, as it does with Qwen's
-    fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in (OPEN, CLOSE)])
+    fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in tags])
     return fast
 
 

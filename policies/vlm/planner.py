@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ir_env.actions import ActionTable
 from ir_env.planner import Observation, Planner
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from policies.vlm.model import VisionLanguageModel
 
 SETTINGS = "vlm_policy.json"
-"""Beside the weights of a trained policy."""
 BATCH = 64
 
 
@@ -40,6 +39,9 @@ class PolicySettings:
     toolbox: str | list | None = None
     """That it was trained with; None if any will do."""
 
+    FILE: ClassVar[str] = SETTINGS
+    """Beside the weights of a trained policy."""
+
     @classmethod
     def of(cls, name: str | Path, view: View | None = None) -> PolicySettings:
         """Those that a model by this name or in this folder is asked with: as it was trained, or as suits its size.
@@ -53,7 +55,7 @@ class PolicySettings:
         """
         if str(name) == NANO:
             return cls(compact=True, view=view or View(), spectrum=True)
-        if not (Path(name) / SETTINGS).is_file():
+        if not (Path(name) / cls.FILE).is_file():
             return cls(view=view or WHOLE)
         settings = cls.read(name)
         if view and view.spaces(1) != settings.view.spaces(1):
@@ -68,12 +70,12 @@ class PolicySettings:
         return Prompter(actions, self.compact, self.view, self.spectrum)
 
     def save(self, folder: str | Path) -> None:
-        (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        (Path(folder) / self.FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> PolicySettings:
         """Of a folder; those of an untrained model if it holds none."""
-        path = Path(folder) / SETTINGS
+        path = Path(folder) / cls.FILE
         if not path.is_file():
             return cls()
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from ir_env.actions import ActionTable
+from ir_env.actions import MALFORMED, ActionTable
 from ir_env.view import View, whole_images
 from policies.vlm.parser import CLOSE, OPEN, STOP
 from policies.vlm.sheet import sheet
@@ -148,6 +148,19 @@ class Prompter:
             else:
                 made.append(index)
         return made
+
+    tags = (OPEN, CLOSE)
+    """What stands around the parts of an answer."""
+
+    def vocabulary(self) -> Iterator[str]:
+        """Texts with all the words that prompts and answers are made of."""
+        blank = np.zeros((8, 8, 3), np.uint8)
+        for action in range(self.actions.n):
+            yield self.answer(action)
+            for history in ((), (action,), (action, MALFORMED)):
+                images = [blank] * (2 if action in history and action != self.actions.stop else 1)
+                for message in self.messages(self.pictures(self.view.look(images)), history):
+                    yield from (part["text"] for part in message["content"] if part["type"] == "text")
 
     def answer(self, action: int) -> str:
         """The well-formed answer that means an action."""

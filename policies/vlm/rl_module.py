@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -51,9 +51,8 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
             if not options.get(name):
                 raise IrEnvError(f"VLMRLModule needs model_config[{name!r}]; see its docstring")
         actions = ActionTable.from_pairs(options["actions"])
-        if actions.n != self.action_space.n:
-            raise IrEnvError(f"model_config['actions'] names {actions.n - 1} tools, and the environment has {self.action_space.n - 1}")
-        self.settings = replace(PolicySettings.of(options["model"], View.of_space(space)), toolbox=None)
+        self.check_actions(actions)
+        self.settings = replace(self.Settings.of(options["model"], View.of_space(space)), toolbox=None)
         self.prompter = self.settings.prompter(actions)
         dtype = getattr(torch, options["dtype"]) if options.get("dtype") else torch.float32
         self.vlm = VisionLanguageModel.load(options["model"], self.prompter, options.get("lora"), dtype=dtype)
@@ -71,6 +70,18 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         kept = options.get("keep_reference") and not self.inference_only
         self._reference = [copy.deepcopy(self.model).requires_grad_(False)] if kept else []
 
+    Settings = PolicySettings
+
+    def check_actions(self, actions: ActionTable) -> None:
+        """Raise :class:`IrEnvError` unless these are the environment's."""
+        if actions.n != self.action_space.n:
+            raise IrEnvError(f"model_config['actions'] names {actions.n - 1} tools, and the environment has {self.action_space.n - 1}")
+
+    def meanings(self, texts: Sequence[str]) -> Any:
+        """What the environment is told: an action for each answer."""
+        answers = [parse(text, self.prompter.actions) for text in texts]
+        return torch.tensor([MALFORMED if answer.action is None else answer.action for answer in answers])
+
     # -- sampling -----------------------------------------------------------------------------------------------------------------
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
@@ -83,18 +94,17 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         rows = len(observation["step"])
         tokens = torch.full((rows, self.max_tokens), self.vlm.tokenizer.pad_token_id)
         logprobs, mask = torch.zeros(rows, self.max_tokens), torch.zeros(rows, self.max_tokens)
-        actions = torch.empty(rows, dtype=torch.long)
+        texts: list[str] = []
         for start in range(0, rows, self.batch):
             part = {name: value[start : start + self.batch] for name, value in observation.items()}
             prompts, asked = self._prompts(part)
             written = self.vlm.generate(prompts, temperature, self.max_tokens, rows=asked)
             place = slice(start, start + len(written.texts)), slice(0, written.tokens.shape[1])
             tokens[place], logprobs[place], mask[place] = written.tokens.cpu(), written.logprobs.cpu(), written.mask.float().cpu()
-            answers = [parse(text, self.prompter.actions) for text in written.texts]
-            actions[place[0]] = torch.tensor([MALFORMED if answer.action is None else answer.action for answer in answers])
+            texts += written.texts
         return {
             Columns.ACTIONS: tokens,
-            Columns.ACTIONS_FOR_ENV: actions,
+            Columns.ACTIONS_FOR_ENV: self.meanings(texts),
             Columns.ACTION_LOGP: logprobs,
             TOKEN_MASK: mask,
         }

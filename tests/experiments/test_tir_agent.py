@@ -109,9 +109,11 @@ def test_examples_hold_the_images_of_the_trajectory_as_it_is_run(demos):
     trajectories = [(hazy, (("dehaze", "dcp.strong"), ("denoise", "tv.denoise"))), (0, ()), (hazy, (("denoise", "tv.denoise"),))]
     whole = PolicySettings(view=View(overview=0, glimpses=0, whole=64), toolbox=TOOLS)
     examples = replay({"demos": str(demos), "policy": whole, "demonstrations": trajectories})
-    told = [(each["history"], each["answer"]) for each in examples]
+    prompter = whole.prompter(ActionTable(load_toolbox(TOOLS)))
+    told = [(each["history"], each["text"]) for each in examples]
     dcp, tv = "dcp.strong", "tv.denoise"
-    assert told == [([], dcp), ([dcp], tv), ([dcp, tv], "stop"), ([], "stop"), ([], tv), ([tv], "stop")]
+    wanted = [([], dcp), ([dcp], tv), ([dcp, tv], "stop"), ([], "stop"), ([], tv), ([tv], "stop")]
+    assert told == [(history, prompter.answer(prompter.actions.index(tool))) for history, tool in wanted]
     assert all(len(each["pictures"]) == 1 for each in examples)
     images = [np.asarray(each["pictures"][0]) for each in examples]
     assert (images[0] == np.asarray(rows[hazy]["degraded"])).all() and (images[4] == images[0]).all()
@@ -151,7 +153,7 @@ def test_the_loss_is_that_of_the_answer_alone(demos):
             for each in examples
         ]
     )
-    tokens, mask = vlm.encode_answers([prompter.answer(prompter.actions.index(each["answer"])) for each in examples])
+    tokens, mask = vlm.encode_answers([each["text"] for each in examples])
     assert loss.item() == pytest.approx(-(vlm.logprobs(prompts, tokens, mask).sum() / mask.sum()).item(), abs=1e-5)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ir_env.actions import MALFORMED, ActionTable
 from ir_env.view import View
 from policies.vlm.model import VisionLanguageModel
-from policies.vlm.nano import train_tokenizer, vocabulary_of
+from policies.vlm.nano import train_tokenizer
 from policies.vlm.planner import PolicySettings
 from policies.vlm.pretrained import ModelError
 from policies.vlm.prompts import Prompter
@@ -302,7 +302,7 @@ def test_the_tokenizer_of_nano_writes_any_text(vlm, text):
 
 
 def test_the_tokenizer_of_nano_is_the_same_each_time_and_short(prompter):
-    first, second = (train_tokenizer(vocabulary_of(prompter)) for _ in range(2))
+    first, second = (train_tokenizer(prompter.vocabulary(), prompter.tags) for _ in range(2))
     assert first.get_vocab() == second.get_vocab()
     assert all(len(first(prompter.answer(action)).input_ids) <= 12 for action in range(prompter.actions.n))
 

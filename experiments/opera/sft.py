@@ -1,0 +1,83 @@
+"""A small vision-language model learns the form of OPERA's answers from demonstrations, before GRPO.
+
+How to run
+----------
+    python -m experiments.tir_agent.demos --photos FOLDER --out results/demos
+    python -m experiments.opera.sft --demos results/demos --model results/nano --out results/opera_sft
+    uv run rllib train file experiments/opera/planner_nano.py --set model_config.model=results/opera_sft/policy
+
+OPERA needs no such stage: its model follows the prompt of table 14 from the first. ``nano`` has never read a text, so it learns from the
+demonstrations of ``experiments/tir_agent/demos.py``: the degraded image alone, and as the answer a reasoning of two sentences, the
+degradations, and the tools in their order. The arguments are those of ``experiments/tir_agent/sft.py``, whose perturbations it leaves out.
+
+Results to expect
+-----------------
+Not measured yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from experiments.resumable import keep_settings, make_rows
+from experiments.tir_agent.sft import CHUNK, RECIPES, build_parser, example_features, train
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    options = build_parser().parse_args(arguments)
+
+    from experiments.tir_agent.demos import load_demonstrations
+    from experiments.tir_agent.held_out import evaluate
+    from ir_env.evaluation import save_json
+    from policies.opera.vlm import PlanSettings, VLMPlanPlanner
+    from policies.vlm.planner import PolicySettings
+    from tool_actors.threads import limit_threads
+    from tool_actors.toolboxes import load_toolbox
+
+    demos, made_with = load_demonstrations(options.demos)
+    known = PolicySettings.of(options.model)
+    for name, value in RECIPES["nano" if known.compact else "paper"].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    keep_settings(options.out, {key: getattr(options, key) for key in ("demos", "model", "epochs", "steps", "lr", "batch", "seed")})
+    policy = PlanSettings(known.compact, known.view, known.spectrum, load_toolbox(made_with["toolbox"]).references)
+    options.out = options.out.resolve()
+    count = len(demos["train"])
+    jobs = [{"demos": str(options.demos), "policy": policy, "rows": range(at, min(at + CHUNK, count))} for at in range(0, count, CHUNK)]
+    examples = make_rows(write_examples, jobs, example_features(), options.out / "examples", options.processes, "examples")
+    print(f"{len(examples)} examples", flush=True)
+    limit_threads(options.threads or 1)
+    train(options, policy)
+    planner = VLMPlanPlanner.load(options.out / "policy")
+    rows = demos["heldout"].select(range(min(options.heldout, len(demos["heldout"]))))
+    row = evaluate("SFT", planner, rows, made_with)
+    report = {**row.as_dict(), "answers": dict(planner.counts)}
+    save_json(report, options.out / "report.json")
+    formed = 1 - planner.counts["malformed"] / max(1, planner.counts["answers"])
+    print(f"{options.out / 'policy'}: {formed:.1%} well-formed answers; gain {row.gain:+.3f} per held-out image, {row.tools:.2f} tools")
+    return report
+
+
+def write_examples(job: dict[str, Any]) -> list[dict]:
+    """The examples of some demonstrations; those without a tool are left out, since an empty plan is none."""
+    import numpy as np
+    from PIL import Image
+
+    from experiments.tir_agent.demos import load_demonstrations
+    from ir_env.actions import ActionTable
+    from tool_actors.toolboxes import load_toolbox
+
+    rows, policy = load_demonstrations(job["demos"])[0]["train"].select(job["rows"]), job["policy"]
+    prompter = replace(policy, toolbox=None).prompter(ActionTable(load_toolbox(policy.toolbox)))
+    examples = []
+    for row in rows:
+        if row["tools"]:
+            pictures = prompter.pictures(policy.view.look([np.asarray(row["degraded"])]))
+            answer = prompter.reasoned(list(map(prompter.actions.index, row["tools"])), row["combo"].split("+"))
+            examples.append({"pictures": list(map(Image.fromarray, pictures)), "history": [], "text": prompter.write(answer)})
+    return examples
+
+
+if __name__ == "__main__":
+    main()
