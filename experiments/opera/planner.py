@@ -20,9 +20,9 @@ from experiments.training.callbacks import RestorationCallbacks
 from policies.grpo.config import GRPOConfig
 from policies.opera.rl_module import PlanRLModule
 
-ITERATIONS = 60
+ITERATIONS = 45
 ROLLOUTS = 256
-IMAGES = 300
+IMAGES = 160
 CACHE_BYTES = 2 << 30
 """See ``experiments/simplecall_ppo.py``."""
 LEARNING_RATE = 1e-3
