@@ -4,7 +4,8 @@ How to run
 ----------
     uv run rllib train file experiments/opera/planner.py --set env_config.dataset.photos=FOLDER --set env_config.dataset.split=all
     uv run rllib evaluate results/opera_planner
-    python -m experiments.opera.planner_table --run results/opera_planner --photos OTHER
+    python -m experiments.opera.table --photos OTHER --out results/opera_table --row planning=results/opera_planner \
+        --row before=before:results/opera_planner --row MAIR=mair --oracles --pair planning,before --pair planning,MAIR
 
 The paper's settings are kept: 32 images an iteration, each planned 8 times, the product Rq · Rd · Rf · Rc as the reward, the 145 ordered
 combinations of up to three degradations in the ratio 1 : 3 : 5, no divergence from the start, clipping at 0.2. The planner has no

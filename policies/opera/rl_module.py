@@ -22,8 +22,8 @@ OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
 class PlanRLModule(TorchRLModule, TokenPolicy):
     """Writes a whole plan for each observation of ``ir_env/RestorationPlan-v0``.
 
-    ``model_config`` holds the arguments of :class:`PlanNetwork` but the sizes, which the spaces give, and ``actions``, the (task, tool)
-    pairs that the reading of the experiment file fills in.
+    ``model_config`` holds the arguments of :class:`PlanNetwork` but the sizes, which the spaces give; ``actions``, the (task, tool) pairs
+    that the reading of the experiment file fills in; and ``start``, a run whose policy it begins with.
     """
 
     def setup(self):
@@ -36,6 +36,16 @@ class PlanRLModule(TorchRLModule, TokenPolicy):
         options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
         [max_plan] = space["history"].shape or ()
         self.network = PlanNetwork(len(tools) + 1, max_plan, tasks=tasks, tools=tools, **options)
+        if start := self.model_config.get("start"):
+            self._begin_with(start)
+
+    def _begin_with(self, run: str) -> None:
+        from policies.loading import load_checkpoint
+
+        other = load_checkpoint(run)
+        if not isinstance(other, PlanPlanner) or other.network.actions != self.network.actions:
+            raise IrEnvError(f"model_config['start']: {run} holds no policy that writes plans of {self.network.actions - 1} tools")
+        self.network.load_state_dict(other.network.state_dict())
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         return self._write(batch[Columns.OBS], 1.0)

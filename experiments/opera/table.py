@@ -1,0 +1,169 @@
+"""Systems side by side on whole photographs, by group: planners with the tools as they were, and with those that learned together.
+
+How to run
+----------
+    python -m experiments.opera.table --photos FOLDER --out results/opera_table --samples 64 \\
+        --row "planning=results/opera_planner" --row "full=results/opera_planner@results/cotrained/toolbox/toolbox.yaml" \\
+        --row SimpleCall=simplecall --row "TIR-Agent nano=tir_agent" --row MAIR=mair --oracles --pair planning,before
+
+A row is ``NAME=POLICY`` or ``NAME=POLICY@TOOLBOX``; POLICY is what ``ir-env restore`` takes, or ``before:RUN``, the policy of a run as it
+was before its training. ``--oracles`` adds greedy and the best fixed plan, which is searched on these very images. Rows that are there are
+read, not measured again. ``--paper NAME`` prints a table of the paper beside the groups' means: 1, 9, 10 or 11.
+
+Results to expect
+-----------------
+Not measured yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+PAPER: dict[str, dict[str, tuple[float, ...]]] = {
+    "1": {
+        "AgenticIR": (21.04, 0.68, 20.55, 0.70, 18.82, 0.55),
+        "MAIR": (21.02, 0.67, 20.92, 0.70, 19.42, 0.55),
+        "4KAgent": (21.48, 0.67, 20.95, 0.67, 19.77, 0.56),
+        "OPERA, planning": (22.32, 0.71, 22.28, 0.75, 20.75, 0.61),
+        "OPERA, full": (24.81, 0.77, 24.63, 0.78, 23.04, 0.66),
+    },
+    "9": {
+        "1:1:1, planning": (21.47, 0.70, 20.95, 0.73, 19.91, 0.60),
+        "1:1:1, full": (22.14, 0.72, 21.44, 0.74, 20.32, 0.61),
+        "1:3:5, planning": (21.53, 0.70, 21.22, 0.73, 20.27, 0.60),
+        "1:3:5, full": (23.26, 0.76, 22.81, 0.76, 21.85, 0.64),
+    },
+    "10": {
+        "without Rc, planning": (21.83, 0.70, 22.03, 0.76, 19.91, 0.62),
+        "without Rc, full": (23.26, 0.76, 24.61, 0.79, 22.67, 0.67),
+        "with Rc, planning": (22.32, 0.71, 22.28, 0.75, 20.75, 0.61),
+        "with Rc, full": (24.81, 0.77, 24.63, 0.78, 23.04, 0.66),
+    },
+    "11": {
+        "five metrics": (21.53, 0.70, 21.22, 0.73, 20.27, 0.60),
+        "no-reference metrics alone": (20.86, 0.70, 20.16, 0.70, 19.83, 0.61),
+    },
+}
+"""PSNR and SSIM, both of Y, on the groups A, B and C. The same planner stands as 22.32 in table 1 and 21.53 in tables 7, 9 and 11, and the
+full system as 24.81 and 23.26: the paper contradicts itself."""
+METRICS = ("psnr", "psnry", "ssim_ycbcr", "piqe")
+SHOWN = ("psnry", "ssim_ycbcr")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", required=True, help="folder of clean photographs that nothing learned from")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--row", action="append", default=[], metavar="NAME=POLICY[@TOOLBOX]", help="repeatable")
+    parser.add_argument("--pair", action="append", default=[], metavar="A,B", help="rows whose difference is told, A+B+C,D of a mean")
+    parser.add_argument("--oracles", action="store_true")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--combos", default="A,B,C")
+    parser.add_argument("--crop", type=int, default=0, help="side of crops in pixels; 0 takes whole photographs")
+    parser.add_argument("--seed", type=int, default=20_000)
+    parser.add_argument("--paper", choices=PAPER, default="1")
+    options = parser.parse_args(arguments)
+
+    from experiments.measurements.photographs import FIXED, GREEDY, measured, policy_at
+    from ir_env.evaluation import Row, Table, photo_of, save_json, start_heldout
+    from ir_env.process import RestorationProcess
+    from policies.planners import GreedyPlanner, NothingPlanner, search_fixed_plan
+    from tool_actors.errors import IrEnvError
+    from tool_actors.threads import limit_threads
+
+    limit_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept, console = options.out / "rows.json", Console()
+    dataset = {"photos": options.photos, "split": "all", "crop_size": options.crop or None, "combos": options.combos}
+
+    def process_with(toolbox) -> RestorationProcess:
+        return RestorationProcess(dataset, toolbox, metrics=METRICS, cache_bytes=6 << 30 if options.oracles else 256 << 20)
+
+    process = process_with("default")
+    episodes = start_heldout(process, options.samples, options.seed)
+    samples = [episode.sample for episode in episodes]
+    told = json.loads(kept.read_text()) if kept.is_file() else {"samples": samples, "rows": []}
+    if told["samples"] != samples:
+        raise IrEnvError(f"{kept} has rows of other images; choose another --out, or repeat its options")
+    rows = {row["policy"]: Row.of(row) for row in told["rows"]}
+
+    def add(name: str, planner, own: RestorationProcess) -> None:
+        starts = episodes if own is process else start_heldout(own, options.samples, options.seed)
+        if not hasattr(planner, "plan"):
+            planner = planner(own, starts)
+        rows[name] = measured(own, name, planner, [episode.fork() for episode in starts])
+        save_json({"samples": samples, "rows": [row.as_dict() for row in rows.values()]}, kept)
+
+    wanted = [("nothing", "nothing"), *(text.partition("=")[::2] for text in options.row)]
+    for name, place in wanted:
+        if name not in rows:
+            with console.status(f"measuring {name}"):
+                policy, _, toolbox = place.partition("@")
+                add(name, NothingPlanner() if policy == "nothing" else policy_at(policy), process_with(toolbox) if toolbox else process)
+    if options.oracles:
+        for name, planner in ((GREEDY, GreedyPlanner()), (FIXED, search_fixed_plan)):
+            if name not in rows:
+                with console.status(f"measuring {name}"):
+                    add(name, planner, process)
+    table = Table(list(rows.values()), [photo_of(sample) for sample in samples], f"metrics: {process.suite.describe()}")
+    for pair in options.pair:
+        first, second = ([*map(str.strip, side.split("+"))] for side in pair.split(","))
+        table.differences.extend(table.difference(first, second[0], column) for column in ("reward", *METRICS, "tools"))
+    table.show(console)
+    table.save(options.out / "table.json")
+    if GREEDY in rows:
+        for name, row in rows.items():
+            console.print(f"{name}: {row.gain / rows[GREEDY].gain:.0%} of greedy's gain, {row.tools / rows[GREEDY].tools:.0%} of its tools")
+    groups = group_of(samples)
+    by_group = {name: group_means(row.per_image, groups) for name, row in rows.items()}
+    save_json(by_group, options.out / "by_group.json")
+    show_groups(by_group, options.paper, console)
+    return 0
+
+
+def group_of(samples: Sequence[str]) -> list[str]:
+    """The benchmark's group of each sample; empty where its combination is in none."""
+    from ir_env.datasets.base import Sample
+    from ir_env.degradations.combos import GROUPS
+
+    known = {combo: group for group in "ABC" for combo in GROUPS[group]}
+    return [known.get(Sample.parse(sample).combo, "") for sample in samples]
+
+
+def group_means(per_image: dict[str, list], groups: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Group -> column -> mean, of the groups that have images."""
+    of = np.array(groups)
+    return {
+        group: {column: float(np.mean(np.array(per_image[column], float)[of == group])) for column in ("gain", *METRICS)}
+        for group in "ABC"
+        if (of == group).any()
+    }
+
+
+def show_groups(by_group: dict[str, dict], paper: str, console: Console) -> None:
+    heads = [f"{group} {label}" for group in "ABC" for label in ("PSNR", "SSIM")]
+    table = RichTable(
+        "system", *heads, title=f"by group, PSNR and SSIM of Y, beside the paper's table {paper} (other images, tools and sizes)"
+    )
+    for name, means in by_group.items():
+        cells = [
+            f"{means[group][column]:.{2 if column == 'psnry' else 3}f}" if group in means else "" for group in "ABC" for column in SHOWN
+        ]
+        table.add_row(name, *cells)
+    table.add_section()
+    for name, values in PAPER[paper].items():
+        table.add_row(f"paper: {name}", *[f"{value:.2f}" for value in values], style="dim")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    from experiments.cli.common import guarded
+
+    raise SystemExit(guarded(main))
