@@ -54,7 +54,7 @@ def niqe(image: np.ndarray) -> float:
 
 
 def _features(blocks: np.ndarray) -> np.ndarray:
-    """The 18 features of each block: shape and width of its values' distribution, and of their products' with each neighbour (eq. 5 to 8)."""
+    """The 18 features of each block: the shape and width of its values, and of their products with each neighbour (eq. 5 to 8)."""
     from scipy.special import gamma
 
     alpha, left, right = _fit(blocks)
@@ -71,11 +71,12 @@ def _fit(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     flat = values.reshape(len(values), -1)
     shapes, ratios = _moments()
-    squares = np.square(flat)
-    negative, positive = flat < 0, flat > 0
-    below, above = (np.sqrt((squares * side).sum(1, dtype=np.float64) / side.sum(1)) for side in (negative, positive))
+    squares, negative = np.square(flat), flat < 0
+    energy, energy_below = squares.sum(1, dtype=np.float64), (squares * negative).sum(1, dtype=np.float64)
+    below = np.sqrt(energy_below / np.count_nonzero(negative, axis=1))
+    above = np.sqrt((energy - energy_below) / np.count_nonzero(flat > 0, axis=1))
     ratio = below / above
-    sample = np.abs(flat).mean(1, dtype=np.float64) ** 2 / squares.mean(1, dtype=np.float64)
+    sample = np.abs(flat).mean(1, dtype=np.float64) ** 2 / (energy / flat.shape[1])
     wanted = sample * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     alpha = shapes[[np.argmin(np.square(ratios - each)) for each in wanted]]
     width = np.sqrt(gamma(1 / alpha) / gamma(3 / alpha))

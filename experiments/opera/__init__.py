@@ -1,0 +1,1 @@
+"""OPERA: what all restoration plans of four tools are worth."""
