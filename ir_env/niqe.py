@@ -1,4 +1,4 @@
-"""NIQE (Mittal et al. 2013) as BasicSR computes it, with the parameters of its wheel, in a fraction of its time.
+"""NIQE (Mittal et al. 2013) as BasicSR computes it, with the parameters of its wheel, in less time.
 
 The formulas and the sizes of blocks are BasicSR's (``basicsr/metrics/niqe.py``). It tabulates the moments of the generalised Gaussian anew
 for each block and product; here that is done once, all blocks are fitted together, and an image is halved by matrix products.
