@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -236,7 +235,7 @@ class MetricSuite:
             batch = _to_tensor([images[i] for i in indices], self.device)
             # a group's images all have a reference, or none has
             clean = [each for i in indices if (each := references[i]) is not None]
-            reference = _to_tensor(clean, self.device) if clean else None
+            reference = _to_references(clean, self.device) if clean else None
             if reference_shape is not None and reference_shape != shape:
                 batch = _resize(batch, reference_shape)
             with torch.inference_mode():
@@ -301,6 +300,12 @@ def _to_tensor(images: list[np.ndarray], device: str) -> torch.Tensor:
     return tensor / 255.0 if stacked.dtype == np.uint8 else tensor
 
 
+def _to_references(images: list[np.ndarray], device: str) -> torch.Tensor:
+    """The same of references; one that all images share, as those of a group do, is there once and shown to each."""
+    shared = all(image is images[0] for image in images)
+    return _to_tensor(images[:1], device).expand(len(images), -1, -1, -1) if shared else _to_tensor(images, device)
+
+
 def _same_proportions(image: np.ndarray, reference: np.ndarray) -> bool:
     """Whether one is the other at another scale. The shorter side may be a pixel off what the longer one says, as rounding leaves it; of an
     enlarged image four, which are one of the low-resolution image that it comes from."""
@@ -337,11 +342,14 @@ def _ssim(luma: str, images: torch.Tensor, references: torch.Tensor) -> torch.Te
     pyiqa, which the published tables were made with, places of opposite structure count 0 and not less.
 
     In double precision, since variances are differences of large numbers: in float32 flat images exceed 1 and scanned text is 5e-4 off.
-    The window is applied as shifted sums along either side, which a CPU does ten times as fast as pyiqa's convolutions, to 1e-9.
+    The window is applied as shifted sums along either side, which a CPU does ten times as fast as pyiqa's convolutions, to 1e-9. What is
+    of the reference alone is computed once where all images share it.
     """
     import torch
     from pyiqa.archs.func_util import preprocess_rgb
 
+    if references.stride(0) == 0:
+        references = references[:1]
     x, y = (preprocess_rgb(batch.double(), True, 255, luma) for batch in (images, references))
     places = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     window = torch.exp(-places.square() / (2 * SSIM_SIGMA**2))
@@ -372,18 +380,9 @@ def _niqe(images: torch.Tensor, references: None = None) -> torch.Tensor:
     from ir_env.compat import import_basicsr
 
     import_basicsr()
-    from basicsr.metrics.niqe import calculate_niqe
+    from ir_env.niqe import niqe
 
-    def one(image: np.ndarray) -> float:
-        try:
-            # flat and smoothly graded images leave moments of nothing behind, and a covariance without an inverse
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return float(np.squeeze(calculate_niqe(image, crop_border=0)))
-        except (np.linalg.LinAlgError, ValueError):
-            return float("nan")
-
-    return torch.tensor([one(image) for image in (images * 255.0).round().permute(0, 2, 3, 1).cpu().numpy()[..., ::-1]])
+    return torch.tensor([niqe(image) for image in (images * 255.0).round().permute(0, 2, 3, 1).cpu().numpy()])
 
 
 def _piqe(images: torch.Tensor, references: None = None) -> torch.Tensor:

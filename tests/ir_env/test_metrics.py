@@ -11,6 +11,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from ir_env.compat import import_basicsr
+from ir_env.degradations import degrade
 from ir_env.metrics import DEFAULT_METRICS, METRICS, Metric, MetricError, MetricSuite, MetricWeightsMissing, _resize
 from ir_env.metrics import _to_tensor as to_tensor
 from ir_env.observation import inform
@@ -100,6 +101,17 @@ def starry():
     sky = np.zeros((256, 256, 3), np.uint8)
     sky[::64, ::64] = 255
     return sky
+
+
+@pytest.mark.parametrize("shape", [(192, 192), (300, 389)])
+@pytest.mark.parametrize("combo", ["noise", "motion_blur", "haze+jpeg"])
+def test_niqe_is_basicsrs(photo, shape, combo):
+    import_basicsr()
+    from basicsr.metrics.niqe import calculate_niqe
+
+    image = degrade(photo[: shape[0], : shape[1]], combo, 3).image
+    # a shape of the table's next entry, .001 apart, is as near now and then
+    assert MetricSuite(["niqe"]).score([image], [None])[0, 0] == pytest.approx(calculate_niqe(image[..., ::-1], crop_border=0), rel=5e-4)
 
 
 def test_what_has_no_value_is_nan_then_its_worst_and_counted():
