@@ -36,6 +36,9 @@ class ObservationPlanner(Planner):
         self.view, self.max_steps, self.known_actions = view, max_steps, actions
         self.name, self.env_config = name, dict(env_config or {})
         self.toolbox = self.env_config.get("toolbox")
+        self.thrift = 0.0
+        """Added to the logit of stop: a tool is taken only where the policy prefers it by so much. Rewards without a price leave tools that
+        gain next to nothing undecided."""
 
     @abstractmethod
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
@@ -55,7 +58,10 @@ class ObservationPlanner(Planner):
         seen = [observe_state(each.trajectory, each.history, each.action_mask, self.view, self.max_steps) for each in observations]
         batch = {key: torch.from_numpy(np.stack([each[key] for each in seen])) for key in seen[0]}
         with torch.no_grad():
-            return self.logits(batch).argmax(1).tolist()
+            logits = self.logits(batch).clone()
+        # stop is the last action
+        logits[:, -1] += self.thrift
+        return logits.argmax(1).tolist()
 
 
 class ModulePlanner(ObservationPlanner):

@@ -177,6 +177,10 @@ def test_a_shipped_policy_decides_as_the_module_it_came_from(tmp_path, env, modu
     episodes = env.process.start(fixed_samples(env.process.dataset, 6, 1))
     told = [observation_of(env.process, episode) for episode in episodes]
     assert shipped.plan_batch(told) == planner.plan_batch(told)
+    stop = env.actions.stop
+    assert any(action != stop for action in shipped.plan_batch(told))
+    shipped.thrift = 1e6
+    assert shipped.plan_batch(told) == [stop] * 6, "so thrifty that no tool is worth it"
 
 
 def test_a_shipped_policy_and_another_encoder_do_not_go_together(tmp_path, module):
