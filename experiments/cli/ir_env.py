@@ -82,16 +82,18 @@ def _envs(options: argparse.Namespace) -> int:
     import ir_env  # noqa: F401  registers the environments
     from ir_env.degradations import GROUPS
     from ir_env.metrics import METRICS
+    from ir_env.plan_reward import PLAN_REWARDS
     from ir_env.rewards import REWARDS
 
     for name in sorted(name for name in gymnasium.registry if name.startswith("ir_env/")):
         print(f"environment  {name}   (RLlib: ir_env:{name})")
-    print(f"rewards      {', '.join(REWARDS)}")
+    print(f"rewards      {', '.join(REWARDS)}; of whole plans {', '.join(PLAN_REWARDS)}")
     for metric in METRICS.values():
         kind = "full-reference" if metric.needs_reference else "no-reference"
         print(f"metric       {metric.name:<11} {kind}{'' if metric.offline else ', weights are downloaded'}: {metric.description}")
     for group, combos in GROUPS.items():
         print(f"combos {group:<7} {', '.join(map('+'.join, combos))}")
+    print("combos random:1:2:3, opera:1:3:5   all of one, two and three degradations; OPERA's 145; in a ratio")
     return 0
 
 
