@@ -47,6 +47,8 @@ class Settings:
     lr: float = 1e-6
     decay: bool = False
     """Let the rate fall along half a cosine to a twentieth; the paper's is constant."""
+    warmup: int = 0
+    """Updates of a tool over which its rate rises to ``lr``: Adam's first steps go by the sign of one batch's gradient."""
     max_norm: float = 0.5
     """Of each tool's gradient."""
     checkpointing: bool = False
@@ -66,7 +68,7 @@ class Settings:
 
 PAPER = Settings()
 """For networks of the size of Restormer, 26 million weights."""
-SMALL = Settings(lr=2e-4, decay=True)
+SMALL = Settings(lr=2e-4, decay=True, warmup=50)
 """For the project's own networks of 40 to 80 thousand weights, which were trained at 1e-3: at the paper's rate they would hardly move."""
 
 
@@ -207,7 +209,7 @@ class CoTraining:
             if not torch.isfinite(norm):
                 continue
             for group in self.optimisers[name].param_groups:
-                group["lr"] = self.settings.lr * (0.525 + 0.475 * math.cos(math.pi * progress) if self.settings.decay else 1.0)
+                group["lr"] = self._rate(name, progress)
             self.optimisers[name].step()
             self.updates[name] += 1
         return dict(told)
@@ -244,6 +246,10 @@ class CoTraining:
             if name in state.get("optimisers", ()):
                 optimiser.load_state_dict(state["optimisers"][name])
         self.updates = defaultdict(int, state["updates"])
+
+    def _rate(self, name: str, progress: float) -> float:
+        decay = 0.525 + 0.475 * math.cos(math.pi * progress) if self.settings.decay else 1.0
+        return self.settings.lr * decay * min(1.0, (self.updates[name] + 1) / (self.settings.warmup + 1))
 
     def _find(self, name: str) -> Tool:
         if name not in self.tools:

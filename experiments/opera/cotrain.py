@@ -15,7 +15,8 @@ As in the paper: gradients through the whole chain into every tool, one Adam per
 and batch of 2 are for networks of 26 million weights: ``--lr 1e-6 --constant-lr --batch 2``.
 
 Otherwise than in the paper: plans are made on crops of 256 pixels, the least that the policy sees as a photograph, and tools learn on
-random crops of them; a batch is put together of several plans; and a share of each batch (``--single``) is a tool alone on its own
+random crops of them, but on all of an image that is to be dehazed or brightened; a batch is put together of several plans; each tool's rate
+rises over its first updates; and a share of each batch (``--single``) is a tool alone on its own
 degradation, or on a clean image. The paper has single degradations among those that its plans are made for; here they keep each tool what
 it was, and clean images teach it to leave alone what needs nothing.
 
@@ -114,7 +115,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     )
     planned = _plans(options, planner, process, console)
     check_tools(planned, toolbox.names, process.dataset)
-    learn, validate = (PlannedCrops(process.dataset, part, options.crop) for part in split_by_photograph(planned))
+    learn, validate = (PlannedCrops(process.dataset, part, toolbox, options.crop) for part in split_by_photograph(planned))
     if not learn.keys or not validate.keys:
         raise IrEnvError("no image to learn from, or to validate on, has a plan with a tool: give more --images, or another --policy")
     _tell_plans(planned, console)
@@ -125,6 +126,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
         epochs=epochs,
         lr=options.lr or SMALL.lr,
         decay=not options.constant_lr,
+        warmup=SMALL.warmup,
         checkpointing=options.checkpointing,
         classical=options.classical,
         bfloat16=bfloat16,
@@ -137,7 +139,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     trainer = CoTraining(toolbox, loss, settings, device)
     checks = [
         *(validate.part(places, None) for batch in batches(validate.keys, options.batch, np.random.default_rng(0)) for places in batch),
-        *_singles(trainer, photos, 2, options.crop, np.random.default_rng(options.seed), all_tools=bool(options.single)),
+        *(_alone(trainer, photos, name, options, np.random.default_rng(options.seed)) for name in trainer.optimisers if options.single),
     ]
     _fit(options, trainer, learn, checks, photos, console)
     best = torch.load(options.out / "best.pt", weights_only=True)
@@ -173,7 +175,8 @@ def _fit(options: argparse.Namespace, trainer, learn, checks: list, photos, cons
             for index, batch in enumerate(order):
                 parts = [learn.part(places, rng) for places in batch]
                 alone = round(sum(map(len, batch)) * options.single / (1 - options.single))
-                parts += _singles(trainer, photos, alone, options.crop, rng)
+                if alone:
+                    parts.append(_alone(trainer, photos, str(rng.choice(list(trainer.optimisers))), options, rng, alone))
                 told = trainer.step(parts, epoch, (epoch - 1 + index / len(order)) / epochs)
                 step = (epoch - 1) * len(order) + index
                 for name, value in told.items():
@@ -195,15 +198,11 @@ def _fit(options: argparse.Namespace, trainer, learn, checks: list, photos, cons
     (options.out / "history.json").write_text(json.dumps(history, indent=2) + "\n")
 
 
-def _singles(trainer, photos, count: int, crop: int, rng: np.random.Generator, all_tools: bool = False) -> list:
-    """Images for a tool alone: of one drawn at random, or of each."""
+def _alone(trainer, photos, name: str, options: argparse.Namespace, rng: np.random.Generator, count: int = 2):
+    """Images for a tool alone, see :func:`experiments.opera.crops.single_part`."""
     from experiments.opera.crops import single_part
 
-    names = list(trainer.optimisers)
-    if not count or (all_tools is False and not names):
-        return []
-    chosen = names if all_tools else [names[int(rng.integers(len(names)))]]
-    return [single_part(trainer.tools[name], photos, count, crop, rng) for name in chosen]
+    return single_part(trainer.tools[name], photos, count, options.crop, rng)
 
 
 def _planning(options: argparse.Namespace, photos: str, crop: int | None) -> tuple[Any, Any]:
@@ -261,19 +260,16 @@ def evaluate(options: argparse.Namespace, toolbox, file: Path, console: Console)
     planner, process = _planning(options, options.heldout, None)
     with console.status("planning") as status:
         tell: Callable[[str], Callable] = lambda what: lambda done, total: status.update(f"{what}: {done} of {total} images")  # noqa: E731
-        samples = options.out / f"heldout_plans_{options.samples}.json"
-        planned = make_plans(process, planner, options.samples, HELDOUT_SEED, samples, tell("planning"))
+        path = options.out / f"heldout_plans_{options.samples}.json"
+        planned = make_plans(process, planner, options.samples, HELDOUT_SEED, path, tell("planning"))
         before = execute(process.dataset, planned, toolbox, METRICS, tell("original tools"))
         after = execute(process.dataset, planned, load_toolbox(file), METRICS, tell("co-trained tools"))
     told = compare_by_group(planned, before, after)
     show_groups(told, console, f"Plans of {planner.name} on {len(planned)} held-out photographs, executed")
     console.print(f"metrics: {MetricSuite(METRICS).describe()}")
-    save_json({"groups": told, "samples": [each.sample.id for each in planned], "original": before, "co_trained": after}, _table(options))
+    samples = [each.sample.id for each in planned]
+    save_json({"groups": told, "samples": samples, "original": before, "co_trained": after}, options.out / "table.json")
     return told
-
-
-def _table(options: argparse.Namespace) -> Path:
-    return options.out / "table.json"
 
 
 if __name__ == "__main__":

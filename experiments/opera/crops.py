@@ -12,10 +12,12 @@ from experiments.train_tools import RECIPES, Recipe, make_batch
 from ir_env.datasets import Dataset, Pair, Photos
 from tool_actors.cotraining import Part
 from tool_actors.tasks import TASK_OF
-from tool_actors.toolbox import Tool
+from tool_actors.toolbox import Tool, Toolbox
 
 ALIGNED = 8
 """Crops begin at multiples of this, in pixels of the degraded image: JPEG's blocks stay whole."""
+WHOLE = ("dehaze", "brighten")
+"""Tasks whose tools judge an image as a whole, its airlight or exposure: on a small part they do something else than on a photograph."""
 
 
 class PlannedCrops:
@@ -24,11 +26,13 @@ class PlannedCrops:
     Args:
         dataset: makes the images.
         planned: the images and their plans; images without a plan are left out, since nothing is learned from them.
-        crop: side of the crops in the clean image, a multiple of 32; at most that of the images.
+        toolbox: the tools of the plans.
+        crop: side of the crops in the clean image, a multiple of 32; images whose plans have a tool of :data:`WHOLE` are not cut.
     """
 
-    def __init__(self, dataset: Dataset, planned: Sequence[Planned], crop: int):
+    def __init__(self, dataset: Dataset, planned: Sequence[Planned], toolbox: Toolbox, crop: int):
         self.crop = crop
+        self._uncut = {tool.spec.name for tool in toolbox if tool.spec.task in WHOLE}
         self.planned = [each for each in planned if each.tools]
         self._pairs = [dataset.load(each.sample) for each in self.planned]
         self.keys = [(each.tools, _ratio(pair)) for each, pair in zip(self.planned, self._pairs, strict=True)]
@@ -36,17 +40,23 @@ class PlannedCrops:
 
     def part(self, places: Sequence[int], rng: np.random.Generator | None) -> Part:
         """The images at these places, which share a key, as random crops flipped at random; without a generator the crops at the middle."""
-        degraded, clean = zip(*(self._cut(self._pairs[place], rng) for place in places), strict=True)
-        return Part(self.planned[places[0]].tools, to_tensor(degraded), to_tensor(clean))
+        plan = self.planned[places[0]].tools
+        cut = self.crop if self._uncut.isdisjoint(plan) else None
+        degraded, clean = zip(*(_cut(self._pairs[place], cut, rng) for place in places), strict=True)
+        return Part(plan, to_tensor(degraded), to_tensor(clean))
 
-    def _cut(self, pair: Pair, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+
+def _cut(pair: Pair, crop: int | None, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same crop of both images, flipped from left to right every other time; at the middle, as it is, without a generator."""
+    small, large = pair.degraded, pair.reference
+    if crop is not None:
         ratio = _ratio(pair)
-        side = min(self.crop, *pair.reference.shape[:2]) // ratio
-        rooms = [(length - side) // ALIGNED for length in pair.degraded.shape[:2]]
+        side = min(crop, *large.shape[:2]) // ratio
+        rooms = [(length - side) // ALIGNED for length in small.shape[:2]]
         top, left = (ALIGNED * (room // 2 if rng is None else int(rng.integers(room + 1))) for room in rooms)
-        small = pair.degraded[top : top + side, left : left + side]
-        large = pair.reference[ratio * top : ratio * (top + side), ratio * left : ratio * (left + side)]
-        return (small[:, ::-1], large[:, ::-1]) if rng is not None and rng.random() < 0.5 else (small, large)
+        small = small[top : top + side, left : left + side]
+        large = large[ratio * top : ratio * (top + side), ratio * left : ratio * (left + side)]
+    return (small[:, ::-1], large[:, ::-1]) if rng is not None and rng.random() < 0.5 else (small, large)
 
 
 def single_part(tool: Tool, photos: Photos, count: int, crop: int, rng: np.random.Generator) -> Part:
