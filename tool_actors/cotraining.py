@@ -69,7 +69,7 @@ class Settings:
 PAPER = Settings()
 """For networks of the size of Restormer, 26 million weights."""
 SMALL = Settings(lr=2e-4, decay=True, warmup=50)
-"""For the project's own networks of 40 to 80 thousand weights, which were trained at 1e-3: at the paper's rate they would hardly move."""
+"""For the project's own networks of 50 to 140 thousand weights, which were trained at 1e-3: at the paper's rate they would hardly move."""
 
 
 @dataclass(frozen=True, eq=False)
