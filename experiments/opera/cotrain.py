@@ -42,6 +42,8 @@ from tool_actors.errors import IrEnvError
 
 CROP, PLANNED_CROP = 128, 256
 HELDOUT_SEED = 20_000
+ALONE = 4
+"""Images that a tool gets alone at once."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8, help="images per step, those of --single besides")
     parser.add_argument("--lr", type=float, help="of Adam (default: 2e-4, for the project's own networks)")
     parser.add_argument("--constant-lr", action="store_true", help="as in the paper; by default the rate decays along half a cosine")
-    parser.add_argument("--single", type=float, default=0.3, help="share of the images that a tool sees alone")
+    parser.add_argument("--single", type=float, default=0.5, help="share of the images that a tool sees alone")
+    parser.add_argument("--clean", type=float, default=0.15, help="share of these that are clean")
     parser.add_argument("--classical", choices=("straight_through", "stop"), default="straight_through", help="their gradient")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of the convolutions while training")
@@ -69,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    if not 0 <= options.single < 1:
-        raise IrEnvError(f"--single is a share of the images, from 0 to less than 1; not {options.single}")
+    if not 0 <= options.single < 1 or not 0 <= options.clean <= 1:
+        raise IrEnvError("--single and --clean are shares, the first from 0 to less than 1, the second from 0 to 1")
     if options.crop % 32 or options.planned_crop % 4 or options.crop > options.planned_crop:
         raise IrEnvError("--crop is a multiple of 32, --planned-crop one of 4 and at least as large")
 
@@ -106,7 +109,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = options.precision == "bf16" or (options.precision == "auto" and has_bfloat16_units())
     deciding = ("policy", "toolbox", "combos", "images", "planned_crop", "crop", "epochs", "steps", "batch", "lr", "constant_lr", "single")
-    deciding += ("classical", "seed")
+    deciding += ("clean", "classical", "seed")
     keep_settings(
         options.out,
         {name: getattr(options, name) for name in deciding}
@@ -137,10 +140,9 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     console.print(f"loss: {loss.describe()}")
     torch.manual_seed(options.seed)
     trainer = CoTraining(toolbox, loss, settings, device)
-    checks = [
-        *(validate.part(places, None) for batch in batches(validate.keys, options.batch, np.random.default_rng(0)) for places in batch),
-        *(_alone(trainer, photos, name, options, np.random.default_rng(options.seed)) for name in trainer.optimisers if options.single),
-    ]
+    rng = np.random.default_rng(options.seed)
+    checks = [validate.part(places, None) for batch in batches(validate.keys, options.batch, rng) for places in batch]
+    checks += _alone(trainer, checks, photos, options, rng)
     _fit(options, trainer, learn, checks, photos, console)
     best = torch.load(options.out / "best.pt", weights_only=True)
     trainer.load_state_dict(best)
@@ -174,9 +176,7 @@ def _fit(options: argparse.Namespace, trainer, learn, checks: list, photos, cons
             order = batches(learn.keys, options.batch, rng)
             for index, batch in enumerate(order):
                 parts = [learn.part(places, rng) for places in batch]
-                alone = round(sum(map(len, batch)) * options.single / (1 - options.single))
-                if alone:
-                    parts.append(_alone(trainer, photos, str(rng.choice(list(trainer.optimisers))), options, rng, alone))
+                parts += _alone(trainer, parts, photos, options, rng)
                 told = trainer.step(parts, epoch, (epoch - 1 + index / len(order)) / epochs)
                 step = (epoch - 1) * len(order) + index
                 for name, value in told.items():
@@ -198,11 +198,20 @@ def _fit(options: argparse.Namespace, trainer, learn, checks: list, photos, cons
     (options.out / "history.json").write_text(json.dumps(history, indent=2) + "\n")
 
 
-def _alone(trainer, photos, name: str, options: argparse.Namespace, rng: np.random.Generator, count: int = 2):
-    """Images for a tool alone, see :func:`experiments.opera.crops.single_part`."""
+def _alone(trainer, parts: Sequence, photos, options: argparse.Namespace, rng: np.random.Generator) -> list:
+    """Images for single tools, as many as ``--single`` asks for beside these parts: a tool that plans use much is reminded much of its own.
+
+    See :func:`experiments.opera.crops.single_part`.
+    """
     from experiments.opera.crops import single_part
 
-    return single_part(trainer.tools[name], photos, count, options.crop, rng)
+    uses = [name for part in parts for name in part.plan for _ in part.degraded if name in trainer.optimisers]
+    count = round(sum(len(part.degraded) for part in parts) * options.single / (1 - options.single)) if uses else 0
+    sizes = [min(ALONE, count - start) for start in range(0, count, ALONE)]
+    return [
+        single_part(trainer.tools[str(rng.choice(uses))], photos, size, int(rng.binomial(size, options.clean)), options.crop, rng)
+        for size in sizes
+    ]
 
 
 def _planning(options: argparse.Namespace, photos: str, crop: int | None) -> tuple[Any, Any]:

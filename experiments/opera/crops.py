@@ -59,15 +59,14 @@ def _cut(pair: Pair, crop: int | None, rng: np.random.Generator | None) -> tuple
     return (small[:, ::-1], large[:, ::-1]) if rng is not None and rng.random() < 0.5 else (small, large)
 
 
-def single_part(tool: Tool, photos: Photos, count: int, crop: int, rng: np.random.Generator) -> Part:
-    """A tool alone: on crops with its own degradation, and on as many (or one less) without any, which it should leave as they are.
+def single_part(tool: Tool, photos: Photos, count: int, untouched: int, crop: int, rng: np.random.Generator) -> Part:
+    """A tool alone: on crops with its own degradation, the last ``untouched`` of them without any, which it should leave as they are.
 
     A tool that enlarges has no clean image to leave as it is: it gets degraded crops alone.
     """
     degraded, clean = make_batch(recipe_of(tool), photos, rng, count, crop, "cpu")
     if tool.spec.scale == 1:
-        untouched = slice((count + 1) // 2, None)
-        degraded[untouched] = clean[untouched]
+        degraded[count - untouched :] = clean[count - untouched :]
     return Part((tool.spec.name,), degraded, clean)
 
 

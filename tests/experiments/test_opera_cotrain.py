@@ -152,10 +152,10 @@ def test_images_that_are_judged_as_a_whole_are_not_cut():
 
 def test_a_tool_alone_sees_its_degradation_and_clean_images(photos):
     toolbox, source = load_toolbox(["noise.gaussian45", "x4.fidelity"]), load_photos(photos)
-    part = single_part(toolbox[0], source, 3, 32, np.random.default_rng(0))
+    part = single_part(toolbox[0], source, 3, 1, 32, np.random.default_rng(0))
     differences = (part.degraded - part.clean).abs().mean((1, 2, 3))
     assert part.plan == ("noise.gaussian45",) and (differences[:2] > 0.05).all() and differences[2] == 0
-    assert single_part(toolbox[1], source, 2, 32, np.random.default_rng(0)).degraded.shape == (2, 3, 8, 8)
+    assert single_part(toolbox[1], source, 2, 2, 32, np.random.default_rng(0)).degraded.shape == (2, 3, 8, 8)
 
 
 def test_differences_by_group():
