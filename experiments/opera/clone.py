@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+SMALL = 256
 HELD_OUT = 10
 """Every so many-th image is held out."""
 
@@ -52,7 +53,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     limit_threads(1)
     torch.manual_seed(options.seed)
     toolbox, images = read_demonstrations(options.demos)
-    actions = ActionTable(load_toolbox(toolbox))
+    # the demonstrations are crops of 256 pixels and whole photographs: what is smaller is of low resolution
+    actions = ActionTable(load_toolbox(toolbox), low_resolution_below=SMALL)
     network = PlanNetwork(actions.n, options.max_plan, tasks=[each.task for each in actions], tools=[each.tool for each in actions])
     observation, tokens, mask = examples(network, actions, images, options.max_plan)
     held = torch.arange(len(tokens)) % HELD_OUT == 0
@@ -112,10 +114,7 @@ def examples(network: Any, actions: Any, images: list, max_plan: int):
         part = images[start : start + 64]
         observed = []
         for image, combo, tools in part:
-            # a small image is enlarged where its size says so: 256 pixels and less are those of crops
-            small = max(image.shape[:2]) < (300 if image.shape[0] != image.shape[1] else 256)
-            mask = actions.mask((1, 1) if small else (10**6, 10**6), ())
-            observed.append(observe_state([image], (), mask, network.encoder.view, max_plan))
+            observed.append(observe_state([image], (), actions.mask(image.shape[:2], ()), network.encoder.view, max_plan))
             plan = tuple(map(actions.index, tools))[:max_plan]
             rows.append(to_indices(PlanAnswer(plan, tuple(combo)), actions, max_plan))
             length = min(len(plan) + 1, max_plan)
