@@ -17,7 +17,7 @@ NAMES = ("results.parquet", "results.json", "table.md", "table.tex")
 
 def write_results(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Write all four; returns what is in results.json."""
-    whole = completed(rows, told["sets"])
+    whole = completed(rows)
     results = {
         **told,
         "rows": summarise(whole, told["sets"], told["metrics"]),

@@ -24,29 +24,23 @@ WORSE = -1e-9
 """A gain below it is a loss."""
 
 
-def completed(rows: Sequence[Mapping[str, Any]], sets: Sequence[Mapping[str, Any]]) -> list[Row]:
+def completed(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The rows with what only all of them together tell: the gain in units of each metric's spread, and the regret.
 
     ``gain`` is that in quality (the weighted sum of metrics that the rewards use); ``normalised`` the sum over the metrics, oriented so
     that higher is better, of what each gained in its standard deviations over the degraded images; ``regret`` how much more the best plan
     that any policy found for the image gained.
     """
-    with_reference = {each["name"] for each in sets if each["has_reference"]}
-    # spreads are of images that are there once, whatever the number of policies; sets without clean images have metrics of their own
-    first: dict[tuple[str, str], Mapping[str, float]] = {}
-    for row in rows:
-        first.setdefault((row["set"], row["sample"]), row["before"])
-    pools: dict[str, list[Mapping[str, float]]] = {}
-    for (name, _), before in first.items():
-        pools.setdefault("" if name in with_reference else name, []).append(before)
-    spreads = {pool: {metric: float(np.std([each[metric] for each in images])) for metric in images[0]} for pool, images in pools.items()}
+    # of images that are there once, whatever the number of policies
+    first = {(row["set"], row["sample"]): row["before"] for row in rows}
+    names = list(dict.fromkeys(name for before in first.values() for name in before))
+    spread = {name: float(np.std([before[name] for before in first.values() if name in before])) for name in names}
     best: dict[tuple[str, str], float] = {}
     for row in rows:
         key, gain = (row["set"], row["sample"]), row["quality"][-1] - row["quality"][0]
         best[key] = max(gain, best.get(key, -np.inf))
     told = []
     for row in rows:
-        spread = spreads["" if row["set"] in with_reference else row["set"]]
         gain = row["quality"][-1] - row["quality"][0]
         told.append(
             {
