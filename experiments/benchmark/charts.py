@@ -74,13 +74,13 @@ def stacked(rows: Mapping[str, Mapping[str, float]], x: str) -> str:
     return _svg(parts, height, f"{x}, by policy")
 
 
-def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
-    """Curves over one axis."""
+def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, title: str) -> str:
+    """Curves over one axis; the caption says what they are."""
     height = 220
     points = [point for curve in curves.values() for point in curve]
     to_x, x_ticks = _axis([point[0] for point in points], LEFT, WIDTH - RIGHT - 8)
     to_y, y_ticks = _axis([point[1] for point in points], height - BOTTOM, TOP + 8)
-    parts = _frame(x_ticks, y_ticks, to_x, to_y, height, x, y)
+    parts = _frame(x_ticks, y_ticks, to_x, to_y, height, x, "")
     for number, (name, curve) in enumerate(curves.items()):
         if not curve:
             continue
@@ -91,7 +91,7 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -
             f'<path d="M{path}{"" if len(curve) > 1 else "h.01"}" fill="none" stroke="{colour}" stroke-width="2" stroke-linecap="round">'
         )
         parts.append(f"<title>{escape(name)}</title></path>")
-    return _svg(parts, height, f"{y} over {x}, {len(curves)} curves")
+    return _svg(parts, height, f"{title} over {x}, {len(curves)} curves")
 
 
 def legend(names: Sequence[str]) -> str:

@@ -94,5 +94,8 @@
   after.addEventListener("load", () => { compare.style.aspectRatio = `${after.naturalWidth} / ${after.naturalHeight}`; });
   fill(image, data.images.map((each) => each.name));
   cut();
+  // a trajectory that has something to show
   chooseImage(0);
+  const longest = Math.max(...shown().trajectories.map((each) => each.steps.length));
+  choosePolicy(shown().trajectories.findIndex((each) => each.steps.length === longest));
 })();

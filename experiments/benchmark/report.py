@@ -144,7 +144,7 @@ def read_gallery(run: Path, results: Mapping[str, Any]) -> dict[str, Any]:
         image = images.setdefault(
             told["sample"],
             {
-                "name": f"{told['combination'] or 'as it was taken'}: {told['sample'].partition('|')[0]}",
+                "name": f"{told['combination'] or 'as it was taken'}: {told['sample'].partition('|')[0].partition('[')[0]}",
                 "clean": _picture(clean, pictures) if clean.is_file() else None,
                 "trajectories": [],
             },
