@@ -131,7 +131,9 @@ def do(jobs: Sequence[Job], settings: Settings, console) -> list[str]:
     return list(errors.values())
 
 
-def run(entries: Sequence[Entry], planners: Mapping[str, Planner], sets: Sequence[TestSet], settings: Settings, out: Path, console):
+def run(
+    entries: Sequence[Entry], planners: Mapping[str, Planner], sets: Sequence[TestSet], settings: Settings, out: Path, console
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
     """Measure; returns the rows of :mod:`experiments.benchmark.statistics` with what they depend on, and what went wrong."""
     described = {entry.name: describe(entry, planners[entry.name], sets, settings) for entry in entries}
     shown = shown_samples(sets, settings.gallery)
@@ -144,7 +146,7 @@ def run(entries: Sequence[Entry], planners: Mapping[str, Planner], sets: Sequenc
     ]
     errors = do([job for each in pieces for job in (*each.jobs, *each.gallery)], settings, console)
     failed = {each.entry.name for each in pieces if not all(map(is_done, each.jobs))}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"policy": each.entry.name, "set": each.test.name, **row}
         for each in pieces
         if each.entry.name not in failed

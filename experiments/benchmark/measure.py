@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -160,7 +161,9 @@ def _no_downloads() -> Iterator[None]:
     before = torch.hub.download_url_to_file, download_util.download_url_to_file, hub.HF_HUB_OFFLINE
     torch.hub.download_url_to_file, download_util.download_url_to_file, hub.HF_HUB_OFFLINE = refuse, refuse, True
     try:
-        yield
+        # torch says that it downloads before it does
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         torch.hub.download_url_to_file, download_util.download_url_to_file, hub.HF_HUB_OFFLINE = before
 
@@ -211,11 +214,11 @@ def finished(job: Job) -> tuple[RestorationProcess, Planner, list[Episode], floa
     process = _process(job.entry, job.dataset, job.metrics, job.executor, job.seed)
     scoring, score = 0.0, process.executor.score
 
-    def timed(suite, *args):
+    def timed(scorer, states, references):
         nonlocal scoring
         start = time.perf_counter()
-        told = score(suite, *args)
-        scoring += (time.perf_counter() - start) * (suite is process.suite)
+        told = score(scorer, states, references)
+        scoring += (time.perf_counter() - start) * (scorer is process.suite)
         return told
 
     episodes = process.start(job.samples)

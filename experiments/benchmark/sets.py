@@ -92,7 +92,8 @@ def synthesised(
 
 def ready(name: str, dataset: Mapping[str, Any], samples: int, seed: int, has_reference: bool = True) -> TestSet:
     """A set of images that are degraded already; ``samples`` of them, or all if there are not so many or it is 0."""
-    return TestSet(name, dataset, tuple(spread(load_dataset(dataset).samples, samples, seed)), has_reference=has_reference)
+    images: Any = load_dataset(dataset)
+    return TestSet(name, dataset, tuple(spread(images.samples, samples, seed)), has_reference=has_reference)
 
 
 def spread(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:

@@ -111,14 +111,14 @@ class Resampler:
         else:
             signs = np.random.default_rng(0).integers(0, 2, (RESAMPLES, self.number), np.int8) * 2.0 - 1
             extra = 1
-        whole = np.isfinite(differences).all(0)
+        whole = np.isfinite(differences).all(axis=0)
         sums = self._sums(np.where(whole, differences, 0))
         as_large = np.abs(signs @ sums) >= np.abs(sums.sum(0)) - 1e-9 * np.abs(sums).sum(0)
-        told = (as_large.sum(0) + extra) / (len(signs) + extra)
-        return [
-            float(told[k]) if whole[k] else sign_flips(differences[:, k], self.photographs) if np.isfinite(differences[:, k]).any() else 1.0
-            for k in range(differences.shape[1])
-        ]
+        told = ((as_large.sum(0) + extra) / (len(signs) + extra)).tolist()
+        for column in np.flatnonzero(~whole):
+            own = differences[:, column]
+            told[column] = sign_flips(own, self.photographs) if np.isfinite(own).any() else 1.0
+        return told
 
 
 def columns_of(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
@@ -190,7 +190,7 @@ def differences(rows: Sequence[Row], sets: Sequence[Mapping[str, Any]], metrics:
         of_policy.setdefault(row["policy"], {})[row["set"], row["sample"]] = row
     columns = columns_of([row for own in of_policy.values() for row in own.values()], metrics)
     resamplers: dict[tuple[str, ...], Resampler] = {}
-    told = []
+    told: list[dict[str, Any]] = []
     for first, second in itertools.combinations(of_policy, 2):
         keys = [key for key in of_policy[first] if key in of_policy[second]]
         if not keys:

@@ -57,7 +57,7 @@ def effects(
     own = {(row["set"], row["sample"]): row for row in rows if row["policy"] == reference}
     spread = {metric: float(np.std([row[metric] for row in rows if metric in row] or [0.0])) for metric in metrics}
     pairs = [(row, own[key]) for row in rows if row["policy"] != reference and (key := (row["set"], row["sample"])) in own]
-    told = {}
+    told: dict[str, dict[str, Any]] = {}
     for name, _ in Counter(name for row in rows for name in row[of]).most_common():
         sides = [(theirs[of].count(name), ours[of].count(name), theirs, ours) for theirs, ours in pairs]
         cases = [(theirs, ours) for many, few, theirs, ours in sides if (many < few if fewer else many > few)]
