@@ -71,6 +71,9 @@ def synthesised(
         samples: images of all sets together.
         seed: names the images.
         instead: other combinations of an out-of-domain set.
+
+    Raises:
+        IrEnvError: a set gets no image.
     """
     entries = {name: tuple((instead or {}).get(name) or OUT_OF_DOMAIN.get(name) or parse_combos(name).entries) for name in names}
     set_of = {combo: name for name in reversed(entries) for combo in entries[name]}
@@ -82,12 +85,13 @@ def synthesised(
     drawn: dict[str, list[Sample]] = {}
     for sample in fixed_samples(dataset, samples, seed):
         drawn.setdefault(set_of[sample.combo], []).append(sample)
+    if empty := [name for name in entries if name not in drawn]:
+        raise IrEnvError(
+            f"{samples} images leave none for {', '.join(empty)}: their {len(set_of)} combinations take turns. Give "
+            f"--samples {len(set_of)} or more, or fewer --sets."
+        )
     listing = dataset.photos.listing()
-    return [
-        TestSet(name, told, tuple(drawn[name]), entries[name] if name in OUT_OF_DOMAIN else (), listing=listing)
-        for name in entries
-        if name in drawn
-    ]
+    return [TestSet(name, told, tuple(drawn[name]), entries[name] if name in OUT_OF_DOMAIN else (), listing=listing) for name in entries]
 
 
 def ready(name: str, dataset: Mapping[str, Any], samples: int, seed: int, has_reference: bool = True) -> TestSet:

@@ -275,6 +275,7 @@ def test_what_goes_wrong_with_one_policy_leaves_the_others(ran, command, tmp_pat
         (["--metrics", "psnr,pique"], "did you mean 'piqe'"),
         (["--cdd11", "rtts"], "no such folder"),
         (["--processes", "0"], "at least 1"),
+        (["--sets", "A,C,B", "--samples", 8], "8 images leave none for C, B"),
     ],
 )
 def test_bad_input_is_named(ran, command, more, message):
