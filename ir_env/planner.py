@@ -66,6 +66,9 @@ class Planner(ABC):
     """The toolbox that it knows; None if it can use any."""
     env_config: Mapping[str, Any] = {}
     """The arguments of the environment that it was trained in; empty if it was trained in none."""
+    trained_combos: Sequence[Any] | None = ()
+    """What its training drew combinations of degradations from, each as :func:`ir_env.degradations.parse_combos` takes it, besides those of
+    ``env_config``; empty if it was trained on none, None if nobody knows."""
     plans_whole: bool = False
     """True if it decides once per image, at its beginning, and then follows its plan."""
 

@@ -1,10 +1,11 @@
-"""The `ir-env` command: restore and degrade photographs, list tools and environments."""
+"""The `ir-env` command: restore and degrade photographs, compare policies, list tools and environments."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from experiments.benchmark import command as benchmark
 from experiments.cli import pool, tools
 from experiments.cli.common import guarded, prepare_ray
 
@@ -36,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     degrade.add_argument("--depth", help="folder of depth maps, for haze (default: a synthetic depth)")
     degrade.add_argument("--out", help="file to write (default: NAME_COMBO.png here)")
 
+    benchmark.add_bench(commands.add_parser("bench", help="compare policies on test sets: tables with intervals and paired tests"))
+    benchmark.add_report(commands.add_parser("report", help="make one HTML page of what bench measured"))
+
     tools.add_commands(commands.add_parser("tools", help="list, show, add, fetch and check tools"))
 
     pool.add_commands(commands.add_parser("pool", help="start, watch and stop a pool of tools on a Ray cluster"))
@@ -47,7 +51,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     prepare_ray()
-    commands = {"restore": _restore, "degrade": _degrade, "tools": tools.run, "pool": pool.run, "envs": _envs}
+    commands = {
+        "restore": _restore,
+        "degrade": _degrade,
+        "bench": benchmark.bench,
+        "report": benchmark.report,
+        "tools": tools.run,
+        "pool": pool.run,
+        "envs": _envs,
+    }
     return guarded(lambda: commands[options.command](options))
 
 
