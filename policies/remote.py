@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import logging
@@ -89,7 +90,7 @@ class ChatEndpoint:
             self._spend()
             try:
                 return self._post(body)
-            except (OSError, ValueError, LookupError, TypeError) as error:
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
                 failure = f"{type(error).__name__}: {error}"
                 if isinstance(error, urllib.error.HTTPError):
                     if error.code in REFUSALS:
@@ -131,7 +132,10 @@ class ChatEndpoint:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)
         with _OPENER.open(request, timeout=self.timeout) as answer:
-            return str(json.loads(answer.read(MAX_BYTES))["choices"][0]["message"]["content"])
+            said = json.loads(answer.read(MAX_BYTES))["choices"][0]["message"]["content"]
+        if not isinstance(said, str):
+            raise TypeError(f"the answer is {type(said).__name__}, not text")
+        return said
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
