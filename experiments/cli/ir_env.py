@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--policy",
         default="simplecall",
         help="simplecall (the policy that comes with ir-env, and the default), a checkpoint, the folder of a run, or a planner: nothing, "
-        "random, fixed:TOOL+TOOL, rl_restore, traversal",
+        "random, fixed:TOOL+TOOL, rl_restore, traversal, mair, agenticir, 4kagent, restore_agent, remote:URL#MODEL",
     )
     restore.add_argument("--out", default="restored", help="folder for the results (default: restored)")
     restore.add_argument("--toolbox", help="name or file of a toolbox, for planners (default: the policy's own, or default)")
