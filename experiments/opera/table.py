@@ -79,6 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     from tool_actors.threads import limit_threads
 
     limit_threads(1)
+    if wrong := [pair for pair in options.pair if pair.count(",") != 1]:
+        raise IrEnvError(f"--pair {wrong[0]!r}: write A,B, or A+B+C,D; names of rows hold neither comma nor plus then")
+    pairs = [[[*map(str.strip, side.split("+"))] for side in pair.split(",")] for pair in options.pair]
     options.out.mkdir(parents=True, exist_ok=True)
     kept, console = options.out / "rows.json", Console()
     dataset = {"photos": options.photos, "split": "all", "crop_size": options.crop or None, "combos": options.combos}
@@ -113,8 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
                 with console.status(f"measuring {name}"):
                     add(name, planner, process)
     table = Table(list(rows.values()), [photo_of(sample) for sample in samples], f"metrics: {process.suite.describe()}")
-    for pair in options.pair:
-        first, second = ([*map(str.strip, side.split("+"))] for side in pair.split(","))
+    for first, second in pairs:
         table.differences.extend(table.difference(first, second[0], column) for column in ("reward", *METRICS, "tools"))
     table.show(console)
     table.save(options.out / "table.json")
