@@ -52,16 +52,23 @@ def check_size(pixels: np.ndarray, name: str) -> np.ndarray:
     return pixels
 
 
-def save_image(path: str | Path, pixels: np.ndarray) -> Path:
-    """Write a uint8 (H, W, 3) RGB image; the format follows the suffix; the file appears whole or not at all."""
+def save_image(path: str | Path, pixels: np.ndarray, software: str = "") -> Path:
+    """Write a uint8 (H, W, 3) RGB image; the format follows the suffix; the file appears whole or not at all.
+
+    ``software`` is what wrote it, for formats that tell.
+    """
     from PIL import Image
 
     path = Path(path)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise ImageError(f"{path}: cannot be written (no format has this suffix). Choose one of {', '.join(sorted(SUFFIXES))}.")
+    settings = {}
+    if software:
+        settings["exif"] = exif = Image.Exif()
+        exif[0x0131] = software
     with written_whole(path) as file:
-        Image.fromarray(pixels).save(file, kind)
+        Image.fromarray(pixels).save(file, kind, **settings)
     return path
 
 

@@ -48,6 +48,12 @@ class ObservationPlanner(Planner):
         return self.plan_batch([observation])[0]
 
     def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
+        return self._logits_of(observations).argmax(1).tolist()
+
+    def probabilities(self, observation: Observation) -> np.ndarray:
+        return self._logits_of([observation])[0].softmax(0).numpy()
+
+    def _logits_of(self, observations: Sequence[Observation]) -> Tensor:
         import torch
 
         if len(observations[0].action_mask) != self.known_actions:
@@ -61,7 +67,7 @@ class ObservationPlanner(Planner):
             logits = self.logits(batch).clone()
         # stop is the last action
         logits[:, -1] += self.thrift
-        return logits.argmax(1).tolist()
+        return logits
 
 
 class ModulePlanner(ObservationPlanner):
