@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,6 +91,8 @@ class NetworkPlanner(ObservationPlanner):
     def __init__(self, network: SimpleCallNetwork, view: View, name: str = "policy", env_config: Mapping[str, Any] | None = None):
         super().__init__(view, network.max_steps, network.actions, name, env_config)
         self.network = network
+        self.file: Path | None = None
+        """Where its weights were read, with the card beside them."""
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         return self.network.logits(self.network.features(batch), batch["action_mask"])

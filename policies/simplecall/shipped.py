@@ -89,7 +89,9 @@ def load_shipped(path: str | Path = SHIPPED, name: str = "simplecall") -> Networ
     if not encoder and card.get("encoder_sha256") != file_sha256(SmallCNN.WEIGHTS):
         raise IrEnvError(f"{path}: learned with another encoder than the one that comes with this version; write it anew from its run")
     load_into(network, path, apart=None if encoder else ENCODER)
-    return NetworkPlanner(network.eval(), View.of(env_config.get("view")), name, env_config)
+    planner = NetworkPlanner(network.eval(), View.of(env_config.get("view")), name, env_config)
+    planner.file = path
+    return planner
 
 
 def _is_the_projects(encoder: SmallCNN) -> bool:
