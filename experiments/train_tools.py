@@ -206,7 +206,7 @@ def make_batch(recipe: Recipe, photos, rng: np.random.Generator, count: int, pat
         crop = photo[top : top + patch, left : left + patch]
         crop = np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
         scene = Scene(name, photo.shape[:2], (top, left, patch, patch))
-        severity = {part: {key: _draw(value, rng) for key, value in ranges.items()} for part, ranges in recipe.severity.items()}
+        severity = {part: {key: draw(value, rng) for key, value in ranges.items()} for part, ranges in recipe.severity.items()}
         degraded.append(degrade(crop, recipe.combo, int(rng.integers(2**48)), severity=severity, scene=scene).image)
         clean.append(crop)
     return tuple(torch.from_numpy(np.stack(part)).to(device).permute(0, 3, 1, 2).float() / 255.0 for part in (degraded, clean))
@@ -249,7 +249,7 @@ def psnr(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return -10 * torch.log10((images.clamp(0, 1) - clean).square().mean((1, 2, 3)) + 1e-8)
 
 
-def _draw(value, rng: np.random.Generator):
+def draw(value, rng: np.random.Generator):
     """A value as it is, or one from [low, high]: an integer if both ends are."""
     if not isinstance(value, list):
         return value

@@ -58,8 +58,8 @@ class Episode:
     total_reward: float = 0.0
     executions: int = 0
     """Tools run for this image so far: those taken, and those tried and not taken."""
-    tried: dict[int, Result] = field(default_factory=dict)
-    """By action, what was tried on the current image: it is not run again when it is then taken."""
+    tried: dict[tuple[int, ...], Result] = field(default_factory=dict)
+    """By actions in order, what was tried from the current image on: it is not run again when it is then taken."""
     terminated: bool = False
     truncated: bool = False
     error: str = ""

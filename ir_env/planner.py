@@ -49,9 +49,9 @@ class Observation:
     oracle: Callable[[Sequence[int]], list[float]] | None = None
     """Gains of candidate actions on the true metric; None without a reference. Only oracles may ask it."""
     try_tools: Callable[..., list[Tried]] | None = None
-    """``try_tools(actions, metrics=("niqe", "piqe"))``: what each action would make of the image, run as one batch and judged by metrics
-    that need no reference. Nothing is taken, each tool counts as an execution, and what is then taken is not run again. Stop tells how the
-    image scores as it is."""
+    """``try_tools(actions, metrics=("niqe", "piqe"), after=())``: what each action would make of the image, run as one batch and judged by
+    metrics that need no reference. Nothing is taken, each tool counts as an execution, and what is then taken is not run again. Stop tells
+    how the image scores as it is. ``after`` are actions that would be taken before: so a planner looks as far ahead as it likes."""
     executions: int = 0
     """Tools run for this image so far, those tried and not taken too."""
 
@@ -66,6 +66,9 @@ class Planner(ABC):
     """The toolbox that it knows; None if it can use any."""
     env_config: Mapping[str, Any] = {}
     """The arguments of the environment that it was trained in; empty if it was trained in none."""
+    trained_combos: Sequence[Any] | None = ()
+    """What its training drew combinations of degradations from, each as :func:`ir_env.degradations.parse_combos` takes it, besides those of
+    ``env_config``; empty if it was trained on none, None if nobody knows."""
     plans_whole: bool = False
     """True if it decides once per image, at its beginning, and then follows its plan."""
 
@@ -97,9 +100,9 @@ def observation_of(process: RestorationProcess, episode: Episode) -> Observation
     if episode.reference is not None:
         oracle = lambda candidates: process.gains_of(episode, candidates)  # noqa: E731
 
-    def try_tools(actions: Sequence[int], metrics: Sequence[str] = NO_REFERENCE_METRICS) -> list[Tried]:
-        results = process.try_tools(episode, actions)
-        states = [episode.state if result.state is None else result.state for result in results]
+    def try_tools(actions: Sequence[int], metrics: Sequence[str] = NO_REFERENCE_METRICS, after: Sequence[int] = ()) -> list[Tried]:
+        now, *results = process.try_tools(episode, [process.actions.stop, *actions], after)
+        states = [now.state if result.state is None else result.state for result in results]
         told = zip(actions, states, process.judge(states, metrics), results, strict=True)
         return [Tried(int(action), state.as_uint8(), scores, str(result.error or "")) for action, state, scores, result in told]
 

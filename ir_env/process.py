@@ -127,7 +127,7 @@ class RestorationProcess:
             self._check_action(action)
         valid = [self.actions.allows(action, episode.mask) for episode, action in zip(episodes, actions, strict=True)]
         runs = [i for i, action in enumerate(actions) if valid[i] and action != self.actions.stop]
-        results = dict(zip(runs, self._run([(episodes[i], actions[i]) for i in runs]), strict=True))
+        results = dict(zip(runs, self._run([(episodes[i], (actions[i],)) for i in runs]), strict=True))
         moved = {i: result.state for i, result in results.items() if result.state is not None}
         vectors = self.executor.score(self.suite, list(moved.values()), [episodes[i].reference for i in moved])
         scores = dict(zip(moved, vectors, strict=True))
@@ -147,7 +147,7 @@ class RestorationProcess:
                 episode.scores.append(self.suite.defined(scores[i]))
                 episode.undefined = without(scores[i])
                 episode.mask = self.actions.mask(episode.state.shape[:2], episode.history)
-                episode.tried = {}
+                episode.tried = {plan[1:]: result for plan, result in episode.tried.items() if plan[0] == action and len(plan) > 1}
             episode.truncated = not episode.terminated and len(episode.history) >= self.max_steps
             oriented = (self._signs * vector for vector in (episode.scores[0], before, episode.scores[-1]))
             reward = self.reward(Transition(*oriented, ends=episode.done))
@@ -182,7 +182,7 @@ class RestorationProcess:
             actions = [allowed[i][step] if step < len(allowed[i]) else self.actions.stop for i in live]
             for i, action in zip(live, actions, strict=True):
                 if action != self.actions.stop:
-                    own[i].tried = {action: results[i][step]}
+                    own[i].tried = {(action,): results[i][step]}
                     own[i].executions += 1
             self.step([own[i] for i in live], actions)
         return own
@@ -199,31 +199,59 @@ class RestorationProcess:
                 size = (size[0] * scale, size[1] * scale)
         return allowed
 
-    def try_tools(self, episode: Episode, actions: Sequence[int]) -> list[Result]:
+    def try_tools(self, episode: Episode, actions: Sequence[int], after: Sequence[int] = ()) -> list[Result]:
         """Run tools on an episode's image without taking them, as one batch.
 
         Stop, and what the mask forbids, leave the image as it is. Each tool counts as one of :attr:`Episode.executions`, once for an
-        image; its result is kept until the episode moves on.
+        image; its result is kept until the episode moves on, and if it moves on by one of ``after``, what was tried behind that.
+
+        Args:
+            episode: is not moved.
+            actions: tried, each by itself.
+            after: tools that would be taken before.
+
+        Raises:
+            IrEnvError: an action is out of range, or ``after`` holds one that the mask forbids there, or that fails.
         """
-        actions = [int(action) for action in actions]
-        for action in actions:
+        actions, after = [int(action) for action in actions], tuple(map(int, after))
+        for action in (*after, *actions):
             self._check_action(action)
-        tools = [action for action in dict.fromkeys(actions) if action != self.actions.stop and self.actions.allows(action, episode.mask)]
-        results = dict(zip(tools, self._run([(episode, action) for action in tools]), strict=True))
+        state = self._reached(episode, after)
+        mask = self.actions.mask(state.shape[:2], [*episode.history, *after]) if after else episode.mask
+        tools = [action for action in dict.fromkeys(actions) if action != self.actions.stop and self.actions.allows(action, mask)]
+        results = dict(zip(tools, self._run([(episode, (*after, action)) for action in tools]), strict=True))
+        self._keep(episode, {(*after, action): result for action, result in results.items()})
+        return [results.get(action) or Result(state, cached=True) for action in actions]
+
+    def _reached(self, episode: Episode, plan: tuple[int, ...]) -> ImageState:
+        """The state that a plan leads to from the episode's."""
+        if not plan:
+            return episode.state
+        if plan not in episode.tried:
+            size = self._reached(episode, plan[:-1]).shape[:2]
+            if plan[-1] == self.actions.stop or not self.actions.allows(plan[-1], self.actions.mask(size, [*episode.history, *plan[:-1]])):
+                raise IrEnvError(f"{self.actions.name(plan[-1])!r} cannot be taken before others here: try tools after allowed ones alone")
+            self._keep(episode, {plan: self._run([(episode, plan)])[0]})
+        state = episode.tried[plan].state
+        if state is None:
+            raise IrEnvError(f"nothing can be tried after {self.actions.name(plan[-1])!r}, which failed here: {episode.tried[plan].error}")
+        return state
+
+    def _keep(self, episode: Episode, results: dict[tuple[int, ...], Result]) -> None:
+        """Remember what was tried; the oldest is forgotten where it is too much, and the newest never."""
         episode.tried |= results
         kept = sum(_size(result) for result in episode.tried.values())
-        while kept > TRIED_BYTES:
+        while kept > TRIED_BYTES and len(episode.tried) > 1:
             kept -= _size(episode.tried.pop(next(iter(episode.tried))))
-        return [results.get(action) or Result(episode.state, cached=True) for action in actions]
 
-    def _run(self, moves: Sequence[tuple[Episode, int]]) -> list[Result]:
-        """What the tools of (episode, action) make of their images; those that were tried are not run again."""
-        missing = [(row, episode, action) for row, (episode, action) in enumerate(moves) if action not in episode.tried]
-        ran = self.executor.run([Request(episode.state, self.actions[action].tool) for _, episode, action in missing])
-        results = {row: result for (row, _, _), result in zip(missing, ran, strict=True)}
+    def _run(self, moves: Sequence[tuple[Episode, tuple[int, ...]]]) -> list[Result]:
+        """What the last tool of a plan makes of the image that those before it lead to; what was tried is not run again."""
+        missing = [(row, episode, plan) for row, (episode, plan) in enumerate(moves) if plan not in episode.tried]
+        requests = [Request(self._reached(episode, plan[:-1]), self.actions[plan[-1]].tool) for _, episode, plan in missing]
+        results = {row: result for (row, _, _), result in zip(missing, self.executor.run(requests), strict=True)}
         for _, episode, _ in missing:
             episode.executions += 1
-        return [results.get(row) or episode.tried[action] for row, (episode, action) in enumerate(moves)]
+        return [results.get(row) or episode.tried[plan] for row, (episode, plan) in enumerate(moves)]
 
     def _check_action(self, action: int) -> None:
         if not MALFORMED <= action < self.actions.n:

@@ -31,6 +31,9 @@ PLANNERS: dict[str, Callable[[int], Planner]] = {
     "rl_restore": lambda seed: _rl_restore(),
     "traversal": lambda seed: _traversal(),
     "mair": lambda seed: _mair(),
+    "agenticir": lambda seed: _agenticir(seed),
+    "4kagent": lambda seed: _four_k_agent(seed),
+    "restore_agent": lambda seed: _restore_agent(),
     DEFAULT: lambda seed: _simplecall(),
     THRIFTY: lambda seed: _simplecall(thrift=3.0),
     "tir_agent": lambda seed: _tir_agent(),
@@ -54,6 +57,24 @@ def _mair() -> Planner:
     from policies.planners.mair import MAIRPlanner
 
     return MAIRPlanner()
+
+
+def _agenticir(seed: int) -> Planner:
+    from policies.planners.agenticir import AgenticIRPlanner
+
+    return AgenticIRPlanner(seed=seed)
+
+
+def _four_k_agent(seed: int) -> Planner:
+    from policies.planners.four_k_agent import FourKAgentPlanner
+
+    return FourKAgentPlanner(seed=seed)
+
+
+def _restore_agent() -> Planner:
+    from policies.planners.restore_agent import RestoreAgentPlanner
+
+    return RestoreAgentPlanner()
 
 
 def _simplecall(thrift: float = 0.0) -> Planner:
@@ -146,8 +167,9 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
     """A planner.
 
     Args:
-        policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; ``hf:OWNER/NAME`` for one of the Hugging Face hub; or the
-            path of a checkpoint (or of a run that holds some), of a vision-language policy, of a file that
+        policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; ``remote:URL#MODEL`` for a vision-language model behind an
+            endpoint, asked at every step, or ``remote-plan:URL#MODEL``, asked for a whole plan; ``hf:OWNER/NAME`` for a policy of the
+            Hugging Face hub; or the path of a checkpoint (or of a run that holds some), of a vision-language policy, of a file that
             :func:`policies.simplecall.shipped.save_policy` wrote, or of a folder that :func:`policies.pretrained.save_pretrained` did.
         seed: for planners that draw.
 
@@ -165,9 +187,17 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         from policies.pretrained import from_pretrained
 
         return from_pretrained(str(policy))
+    for prefix in ("remote:", "remote-plan:"):
+        if str(policy).startswith(prefix):
+            from policies.planners.remote_vlm import remote_planner
+
+            return remote_planner(str(policy).removeprefix(prefix), whole=prefix == "remote-plan:")
     if not Path(policy).exists():
         raise UnknownNameError(
-            "policy", str(policy), [*PLANNERS, "fixed:TOOL+TOOL"], "A path to a checkpoint works too, but there is none here."
+            "policy",
+            str(policy),
+            [*PLANNERS, "fixed:TOOL+TOOL", "remote:URL#MODEL", "remote-plan:URL#MODEL"],
+            "A path to a checkpoint works too, but there is none here.",
         )
     from policies.opera.vlm import PlanSettings, VLMPlanPlanner
     from policies.vlm.planner import SETTINGS, VLMPlanner

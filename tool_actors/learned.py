@@ -63,6 +63,8 @@ class LearnedTool(Tool):
             raise IrEnvError(f"tool {name!r}: tiles of {tile} pixels are too small for an overlap of {overlap}")
         self.module, self.multiple, self.minimum = module.eval(), multiple, minimum
         self.overlap, self.precision = overlap, precision
+        self.card: dict | None = None
+        """Of one of the project's own networks what its JSON card says."""
         self._device: torch.device | None = None
         code = code or type(module).__name__ + inspect.getsource(sys.modules[type(module).__module__])
         parameters = sum(value.numel() for value in module.parameters())

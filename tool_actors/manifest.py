@@ -8,6 +8,9 @@
       url: https://...                      # optional: where `ir-env tools fetch` gets it
       size: 104700429                       # optional, bytes
       sha256: 194e38fb...                   # optional: verified at download and before loading
+    - name: noise.gaussian25                # a network of the project's own, whose JSON card is beside the file
+      task: denoise
+      file: noise.gaussian25.safetensors
 
 The toolboxes ``opera`` and ``agenticir`` are such files, in :data:`FOLDER`.
 """

@@ -213,6 +213,7 @@ def deferred(checkpoint: Checkpoint, beside: Path) -> Deferred:
 
 
 def _build(checkpoint: Checkpoint) -> Tool:
+    from tool_actors.embedded import has_card, load_embedded
     from tool_actors.fetch import FetchError, verify
     from tool_actors.spandrel_tools import recognise
 
@@ -229,4 +230,6 @@ def _build(checkpoint: Checkpoint) -> Tool:
         verify(checkpoint, path)
     except FetchError as error:
         raise UnsupportedCheckpointError(str(error)) from error
+    if has_card(path):
+        return load_embedded(path.parent, path.stem, checkpoint.name, checkpoint.task)
     return recognise(path, checkpoint.name, checkpoint.task, note=checkpoint.note)

@@ -1,10 +1,11 @@
-"""The `ir-env` command: restore and degrade photographs, list tools and environments."""
+"""The `ir-env` command: restore and degrade photographs, compare policies, list tools and environments."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from experiments.benchmark import command as benchmark
 from experiments.cli import pool, restore_command, tools
 from experiments.cli.common import guarded, prepare_ray
 
@@ -25,6 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     degrade.add_argument("--depth", help="folder of depth maps, for haze (default: a synthetic depth)")
     degrade.add_argument("--out", help="file to write (default: NAME_COMBO.png here)")
 
+    benchmark.add_bench(commands.add_parser("bench", help="compare policies on test sets: tables with intervals and paired tests"))
+    benchmark.add_report(commands.add_parser("report", help="make one HTML page of what bench measured"))
+
     tools.add_commands(commands.add_parser("tools", help="list, show, add, fetch and check tools"))
 
     pool.add_commands(commands.add_parser("pool", help="start, watch and stop a pool of tools on a Ray cluster"))
@@ -36,7 +40,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     prepare_ray()
-    commands = {"restore": restore_command.run, "degrade": _degrade, "tools": tools.run, "pool": pool.run, "envs": _envs}
+    commands = {
+        "restore": restore_command.run,
+        "degrade": _degrade,
+        "bench": benchmark.bench,
+        "report": benchmark.report,
+        "tools": tools.run,
+        "pool": pool.run,
+        "envs": _envs,
+    }
     return guarded(lambda: commands[options.command](options))
 
 
@@ -65,16 +77,18 @@ def _envs(options: argparse.Namespace) -> int:
     import ir_env  # noqa: F401  registers the environments
     from ir_env.degradations import GROUPS
     from ir_env.metrics import METRICS
+    from ir_env.plan_reward import PLAN_REWARDS
     from ir_env.rewards import REWARDS
 
     for name in sorted(name for name in gymnasium.registry if name.startswith("ir_env/")):
         print(f"environment  {name}   (RLlib: ir_env:{name})")
-    print(f"rewards      {', '.join(REWARDS)}")
+    print(f"rewards      {', '.join(REWARDS)}; of whole plans {', '.join(PLAN_REWARDS)}")
     for metric in METRICS.values():
         kind = "full-reference" if metric.needs_reference else "no-reference"
         print(f"metric       {metric.name:<11} {kind}{'' if metric.offline else ', weights are downloaded'}: {metric.description}")
     for group, combos in GROUPS.items():
         print(f"combos {group:<7} {', '.join(map('+'.join, combos))}")
+    print("combos random:1:2:3, opera:1:3:5   all of one, two and three degradations; OPERA's 145; in a ratio")
     return 0
 
 

@@ -21,12 +21,12 @@ from experiments.training.callbacks import RestorationCallbacks
 from policies.grpo.config import GRPOConfig
 from policies.opera.rl_module import PlanRLModule
 
-ITERATIONS = 45
+ITERATIONS = 35
 ROLLOUTS = 256
 IMAGES = 160
 CACHE_BYTES = 2 << 30
 """See ``experiments/simplecall_ppo.py``."""
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-4
 
 name = "opera_planner"
 stop = {"training_iteration": ITERATIONS}

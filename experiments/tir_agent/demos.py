@@ -132,7 +132,8 @@ def demonstrate(job: dict[str, Any]) -> list[dict]:
     from PIL import Image
 
     from ir_env.planner import run
-    from policies.planners.traversal import EncoderPerception, KnownDegradations, TraversalPlanner
+    from policies.planners.perception import EncoderPerception, KnownDegradations
+    from policies.planners.traversal import TraversalPlanner
 
     process = process_for(job, job["split"])
     perceive = EncoderPerception() if job["perception"] == "encoder" else None

@@ -327,7 +327,7 @@ def closing_table(
     planners = {name: load_checkpoint(checkpoint) for name, checkpoint in policies.items()}
     env_config = next(iter(planners.values())).env_config
     if not env_config:
-        raise ExperimentError(f"{next(iter(policies.values()))}: was not trained in ir_env/Restoration-v0, so there is no table for it")
+        raise ExperimentError(f"{next(iter(policies.values()))}: was not trained in an environment of ir_env, so there is no table for it")
     beside = {**({} if before is None else {"before training": before}), **baselines()}
     pairs = [(name, other) for name in planners for other in ("before training", "best fixed plan") if other in beside]
     with console.status("evaluating") as status:

@@ -6,18 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ir_env.datasets.base import Dataset, Pair, Sample
+from ir_env.datasets.cdd11 import CDD11Dataset
 from ir_env.datasets.mio100 import MiO100Dataset
 from ir_env.datasets.photos import BuiltinPhotos, FolderPhotos, Photos, Split, load_photos
+from ir_env.datasets.real import RealPhotos
 from ir_env.datasets.synthesised import SynthesisedDataset
 from tool_actors.errors import IrEnvError
 
+FOLDERS = {"mio100": MiO100Dataset, "cdd11": CDD11Dataset, "real": RealPhotos}
+"""Key of a mapping whose value is a folder of ready images -> what reads it."""
+
 __all__ = [
     "BuiltinPhotos",
+    "CDD11Dataset",
     "Dataset",
     "FolderPhotos",
     "MiO100Dataset",
     "Pair",
     "Photos",
+    "RealPhotos",
     "Sample",
     "Split",
     "SynthesisedDataset",
@@ -31,8 +38,8 @@ def load_dataset(spec: Mapping | str | Path | Dataset | None = None) -> Dataset:
 
     Args:
         spec: a mapping of the arguments of :class:`SynthesisedDataset` (``{"photos": "builtin", "split": "train", "crop_size": 64,
-            "combos": "A,B,C"}``) or, with ``"mio100": folder``, of :class:`MiO100Dataset`; the name ``"builtin"`` or a folder of
-            photographs for the defaults; a dataset as it is.
+            "combos": "A,B,C"}``) or, with ``"mio100": folder``, of :class:`MiO100Dataset`, likewise ``"cdd11"`` and ``"real"``
+            (:data:`FOLDERS`); the name ``"builtin"`` or a folder of photographs for the defaults; a dataset as it is.
     """
     if spec is None:
         return SynthesisedDataset()
@@ -40,9 +47,10 @@ def load_dataset(spec: Mapping | str | Path | Dataset | None = None) -> Dataset:
         return SynthesisedDataset(photos=spec)
     if isinstance(spec, Mapping):
         spec = dict(spec)
-        kind = MiO100Dataset if "mio100" in spec else SynthesisedDataset
-        if kind is MiO100Dataset:
-            spec["folder"] = spec.pop("mio100")
+        key = next((key for key in FOLDERS if key in spec), None)
+        kind = FOLDERS[key] if key else SynthesisedDataset
+        if key:
+            spec["folder"] = spec.pop(key)
         try:
             return kind(**spec)
         except TypeError as error:

@@ -8,21 +8,15 @@ In the environment's configuration a judge is its factory and its arguments:
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 
 from ir_env.actions import ActionTable
 from ir_env.plan_answer import PlanAnswer
 from ir_env.plan_reward import Judge
+from policies.remote import ChatEndpoint
 from tool_actors.errors import IrEnvError
 
 __all__ = ["SYSTEM", "endpoint_judge", "local_judge", "verdict"]
-
-logger = logging.getLogger(__name__)
 
 SYSTEM = """\
 You are a rigorous planning problem evaluator. I will provide you with two parts:
@@ -85,36 +79,10 @@ def local_judge(model: str, max_tokens: int = 8, batch: int = 16, device: str = 
 def endpoint_judge(url: str, model: str, key_variable: str = "OPENAI_API_KEY", timeout: float = 60.0, retries: int = 3) -> Judge:
     """A chat model behind an OpenAI-compatible endpoint.
 
-    Args:
-        url: of the API, up to ``/v1``.
-        model: its name there.
-        key_variable: environment variable that holds the key; without one, none is sent.
-        timeout: of a request, in seconds.
-        retries: further requests for an answer that did not come; what fails then is judged inconsistent, and the log says so.
+    What is not answered is judged inconsistent, and the log says so. The arguments are those of :class:`policies.remote.ChatEndpoint`.
     """
-
-    def reply(questions: Sequence[str]) -> list[str]:
-        return [_ask(question) for question in questions]
-
-    def _ask(question: str) -> str:
-        body = json.dumps({"model": model, "messages": _chat(question), "temperature": 0.0, "max_tokens": 512}).encode()
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        failure = ""
-        for _ in range(1 + retries):
-            request = urllib.request.Request(f"{url.rstrip('/')}/chat/completions", body, headers)
-            try:
-                with urllib.request.urlopen(request, timeout=timeout) as answer:
-                    return str(json.load(answer)["choices"][0]["message"]["content"])
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                failure = f"{type(error).__name__}: {error}"
-                if isinstance(error, urllib.error.HTTPError) and error.code in (400, 401, 403, 404):
-                    raise IrEnvError(f"the judge at {url} refuses: {failure}; check url, model and the key in {key_variable}") from error
-        logger.warning("the judge at %s did not answer %d times (%s): judged inconsistent", url, 1 + retries, failure)
-        return ""
-
-    return _judge(reply)
+    endpoint = ChatEndpoint(url, model, key_variable, timeout, retries)
+    return _judge(lambda questions: [answer or "" for answer in endpoint.ask_all([_chat(question) for question in questions])])
 
 
 def _judge(reply: Callable[[Sequence[str]], list[str]]) -> Judge:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +12,11 @@ from ir_env.observation import observe_state
 from ir_env.plan_answer import PlanAnswer, read_plan
 from ir_env.planner import Observation, Planner
 from ir_env.view import View
+from policies.memory import ImageMemory, digest
 from tool_actors.errors import IrEnvError
 
 if TYPE_CHECKING:
     from policies.opera.network import PlanNetwork
-
-REMEMBERED = 4096
-"""Answers to so many images are kept, so that a plan that is followed is made once."""
 
 
 class WholePlanner(Planner):
@@ -29,7 +25,7 @@ class WholePlanner(Planner):
     plans_whole = True
 
     def __init__(self):
-        self._answers: OrderedDict[bytes, PlanAnswer] = OrderedDict()
+        self._answers: ImageMemory[PlanAnswer] = ImageMemory()
 
     @abstractmethod
     def write(self, observations: Sequence[Observation]) -> list[PlanAnswer]:
@@ -47,13 +43,12 @@ class WholePlanner(Planner):
 
     def answers(self, observations: Sequence[Observation]) -> list[PlanAnswer]:
         """What it answered to each image, asked once."""
-        keys = [_digest(each.trajectory[0]) for each in observations]
+        keys = [digest(each.trajectory[0]) for each in observations]
         new = [index for index, key in enumerate(keys) if key not in self._answers and key not in keys[:index]]
-        if new:
-            self._answers.update(zip([keys[index] for index in new], self.write([observations[index] for index in new]), strict=True))
-        told = [self._answers[key] for key in keys]
-        while len(self._answers) > REMEMBERED:
-            self._answers.popitem(last=False)
+        written = self.write([observations[index] for index in new]) if new else []
+        made = dict(zip([keys[index] for index in new], written, strict=True))
+        told = [made[key] if key in made else self._answers[key] for key in keys]
+        self._answers.update(made)
         return told
 
 
@@ -89,7 +84,3 @@ class PlanPlanner(WholePlanner):
         with torch.no_grad():
             tokens = network.write(batch, temperature=0.0).tokens.numpy()
         return [read_plan(row, actions, network.max_plan) for row in tokens]
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16, key=str(image.shape).encode()).digest()

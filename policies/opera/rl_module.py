@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -23,7 +24,8 @@ class PlanRLModule(TorchRLModule, TokenPolicy):
     """Writes a whole plan for each observation of ``ir_env/RestorationPlan-v0``.
 
     ``model_config`` holds the arguments of :class:`PlanNetwork` but the sizes, which the spaces give; ``actions``, the (task, tool) pairs
-    that the reading of the experiment file fills in; and ``start``, a run whose policy it begins with.
+    that the reading of the experiment file fills in; and ``start``, what it begins with: a run, or the file of
+    ``experiments/opera/clone.py``.
     """
 
     def setup(self):
@@ -42,10 +44,23 @@ class PlanRLModule(TorchRLModule, TokenPolicy):
     def _begin_with(self, run: str) -> None:
         from policies.loading import load_checkpoint
 
+        if Path(run).suffix == ".safetensors":
+            self._begin_with_file(Path(run))
+            return
         other = load_checkpoint(run)
         if not isinstance(other, PlanPlanner) or other.network.actions != self.network.actions:
             raise IrEnvError(f"model_config['start']: {run} holds no policy that writes plans of {self.network.actions - 1} tools")
         self.network.load_state_dict(other.network.state_dict())
+
+    def _begin_with_file(self, path: Path) -> None:
+        from safetensors.torch import load_file
+
+        try:
+            missing, unknown = self.network.load_state_dict(load_file(path), strict=False)
+        except (OSError, RuntimeError) as error:
+            raise IrEnvError(f"model_config['start']: {path} does not fit ({str(error).splitlines()[0]})") from error
+        if unknown or any(not name.startswith("encoder.") for name in missing):
+            raise IrEnvError(f"model_config['start']: {path} is no start of this planner: missing {missing[:3]}, unknown {unknown[:3]}")
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         return self._write(batch[Columns.OBS], 1.0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from policies.planners.traversal import JUDGES, THRESHOLD, Perceive, TraversalPlanner
+from policies.planners.perception import Perceive
+from policies.planners.traversal import JUDGES, THRESHOLD, TraversalPlanner
 
 STAGES = (("dejpeg",), ("super_resolve", "denoise", "motion_deblur", "defocus_deblur"), ("brighten", "derain", "dehaze"))
 """Compression, then imaging, then the scene. That low resolution is of the imaging and low light of the scene is an assumption: the paper

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ir_env.degradations import parse_combo
 from ir_env.metrics import find_metric
 from ir_env.planner import Observation, Planner, Tried
+from policies.planners.perception import EncoderPerception, Perceive
 from tool_actors.errors import IrEnvError
-from tool_actors.tasks import DEGRADATIONS, TASK_OF
 
 SCHEDULE = ("denoise", "dejpeg", "defocus_deblur", "motion_deblur", "derain", "dehaze", "brighten", "super_resolve")
 """An order that agrees with every pair of AgenticIR's table of experience: deblurring and artefacts first, light and size last."""
@@ -19,9 +18,6 @@ THRESHOLD = 0.02
 """In units of the reward's quality, or of that of the judges: a fifth of a point of PIQE, which goes from 0 to 100."""
 JUDGES = {"niqe": 1.0, "piqe": 0.1}
 """Weights of the metrics that judge results without the clean image, of those that need no download."""
-
-Perceive = Callable[[Observation], Collection[str]]
-"""From what a planner sees to the tasks that the degraded image, ``observation.trajectory[0]``, needs."""
 
 
 class TraversalPlanner(Planner):
@@ -90,41 +86,3 @@ def gain_by(weights: Mapping[str, float], before: Tried, after: Tried) -> float:
     if after.error or not gains:
         return -math.inf
     return sum(weights[name] * gain for name, gain in gains.items())
-
-
-class KnownDegradations:
-    """Perception that cannot err: the degradations are told.
-
-    Args:
-        combo: of the sample, e.g. ``"rain+haze"``.
-    """
-
-    def __init__(self, combo: str):
-        self.tasks = tuple(TASK_OF[degradation] for degradation in parse_combo(combo))
-
-    def __call__(self, observation: Observation) -> Collection[str]:
-        return self.tasks
-
-
-class EncoderPerception:
-    """Perception by the encoder that comes with the SimpleCall-style policy; whether an image is small is seen from its size.
-
-    Args:
-        share: least probability with which a degradation counts as there.
-    """
-
-    def __init__(self, share: float = 0.5):
-        from policies.simplecall.encoders import SmallCNN
-
-        self.share = share
-        self._encoder = SmallCNN().eval()
-
-    def __call__(self, observation: Observation) -> Collection[str]:
-        import torch
-
-        shown = self._encoder.view.look(observation.trajectory[:1])
-        with torch.no_grad():
-            present, _ = self._encoder.told(self._encoder({name: torch.from_numpy(each)[None] for name, each in shown.items()}))
-        seen = {name for name, share in zip(DEGRADATIONS, present[0].sigmoid().tolist(), strict=True) if share >= self.share}
-        enlarging = {observation.actions[i].task for i in np.flatnonzero(observation.action_mask[:-1])} & {"super_resolve"}
-        return {TASK_OF[name] for name in seen - {"low_resolution"}} | enlarging

@@ -116,9 +116,14 @@ class VLMPlanner(Planner):
     @classmethod
     def load(cls, name: str | Path, temperature: float = 0.0, seed: int = 0, device: str = "cpu") -> VLMPlanner:
         """A trained policy's folder, or any vision-language model as it is."""
+        from policies.simplecall.shipped import combos_of
         from policies.vlm.model import VisionLanguageModel
+        from policies.vlm.shipped import CARD
 
-        return cls(VisionLanguageModel.load(name, device=device), PolicySettings.read(name), temperature, seed)
+        planner = cls(VisionLanguageModel.load(name, device=device), PolicySettings.read(name), temperature, seed)
+        card = Path(name) / CARD
+        planner.trained_combos = combos_of(json.loads(card.read_text())) if card.is_file() else None
+        return planner
 
     @property
     def well_formed(self) -> float:

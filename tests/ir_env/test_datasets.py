@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from ir_env.datasets import BuiltinPhotos, FolderPhotos, MiO100Dataset, Sample, SynthesisedDataset, load_dataset
+from ir_env.datasets import BuiltinPhotos, CDD11Dataset, FolderPhotos, MiO100Dataset, RealPhotos, Sample, SynthesisedDataset, load_dataset
 from ir_env.datasets.base import fixed_samples
 from ir_env.degradations import GROUPS
 from ir_env.images import save_image
@@ -137,3 +137,32 @@ def test_a_fixed_number_of_images_is_drawn_from_again_and_again():
     assert len({fresh.draw(rng) for _ in range(200)}) == 200
     with pytest.raises(IrEnvError, match="images must be at least 1"):
         load_dataset({"images": 0})
+
+
+def test_cdd11_pairs_images_by_name(tmp_path, crop):
+    for folder in ("clear", "low", "low_haze_snow"):
+        for name in ("00001", "00002"):
+            save_image(tmp_path / folder / f"{name}.png", crop if folder == "clear" else crop // 2)
+    save_image(tmp_path / "low" / "other.png", crop)
+    dataset = load_dataset({"cdd11": tmp_path})
+    assert isinstance(dataset, CDD11Dataset) and len(dataset) == 4
+    assert {sample.combo for sample in dataset.samples} == {("low_light",), ("low_light", "haze", "snow")}
+    pair = dataset.load(dataset.draw(np.random.default_rng(0)))
+    assert np.array_equal(pair.reference, crop) and np.array_equal(pair.degraded, crop // 2)
+    assert len(CDD11Dataset(tmp_path, "low")) == 2
+    with pytest.raises(UnknownNameError, match="low_haze"):
+        CDD11Dataset(tmp_path, "low_haze")
+    save_image(tmp_path / "dark" / "00001.png", crop)
+    with pytest.raises(IrEnvError, match="'dark' is no degradation of CDD-11"):
+        CDD11Dataset(tmp_path)
+
+
+def test_real_photographs_have_no_reference(tmp_path, crop):
+    for name in ("a.png", "a.jpg", "deep/b.png"):
+        save_image(tmp_path / name, crop)
+    dataset = load_dataset({"real": tmp_path})
+    assert isinstance(dataset, RealPhotos) and [sample.photo for sample in dataset.samples] == ["a.jpg", "a.png", "deep/b"]
+    pair = dataset.load(dataset.samples[1])
+    assert pair.reference is None and np.array_equal(pair.degraded, crop)
+    save_image(tmp_path / "JPEGImages" / "c.png", crop)
+    assert [sample.photo for sample in RealPhotos(tmp_path).samples] == ["c"], "RTTS keeps its photographs there"

@@ -78,6 +78,29 @@ def test_tools_are_tried_without_a_reference_counted_and_not_run_again(crop):
         observation.try_tools([0], ["psnr"])
 
 
+def test_a_planner_looks_further_than_one_tool_ahead(photo):
+    process = RestorationProcess(toolbox=["tv.denoise", "gamma.brighten", "bicubic.x4"], cache_bytes=0, low_resolution_below=300, **BLIND)
+    episode = process.start_image(np.ascontiguousarray(photo[:64, :64]))
+    observation = observation_of(process, episode)
+    stop = process.actions.stop
+    [ahead, aside] = observation.try_tools([1, stop], after=[0, 2])
+    assert ahead.image.shape == (256, 256, 3) and episode.executions == 3 and not episode.history
+    assert observation.try_tools([2], after=[0, 2])[0].image is aside.image, "enlarged once already"
+    for action in (0, 2, 1):
+        process.step([episode], [action])
+    assert np.array_equal(episode.state.pixels, ahead.image) and not episode.tried
+    assert process.executor.stats.executions == episode.executions == 3, "what was tried on the way is not run again"
+    for after in ([2], [stop]):
+        with pytest.raises(IrEnvError, match="cannot be taken before"):
+            observation.try_tools([0], after=after)
+
+
+def test_nothing_is_tried_after_what_failed(crop):
+    process = make(Toolbox([Drawing(), Failing()]))
+    with pytest.raises(IrEnvError, match=r"failed here: .*out of order"):
+        process.try_tools(process.start_image(crop, crop), [0], after=[1])
+
+
 def test_plans_are_followed_with_each_beginning_once(photo):
     process = RestorationProcess(toolbox=["tv.denoise", "gamma.brighten", "bicubic.x4"], metrics=["psnr"], max_steps=3, cache_bytes=0)
     clean = np.ascontiguousarray(photo[:64, :64])
@@ -157,7 +180,7 @@ def test_what_was_tried_is_kept_up_to_a_bound(crop, monkeypatch):
     monkeypatch.setattr("ir_env.process.TRIED_BYTES", crop.nbytes)
     process = make()
     episode = process.start_image(crop // 2, crop)
-    assert len(process.try_tools(episode, [0, 1])) == 2 and list(episode.tried) == [1]
+    assert len(process.try_tools(episode, [0, 1])) == 2 and list(episode.tried) == [(1,)]
 
 
 @pytest.mark.parametrize("reward", ["delta_psnr", "final_iqa"])

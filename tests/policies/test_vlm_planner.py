@@ -10,7 +10,8 @@ from ir_env.datasets.base import fixed_samples
 from ir_env.planner import run
 from ir_env.process import RestorationProcess
 from ir_env.view import View
-from policies.planners.traversal import SCHEDULE, EncoderPerception, KnownDegradations, TraversalPlanner
+from policies.planners.perception import EncoderPerception, KnownDegradations
+from policies.planners.traversal import SCHEDULE, TraversalPlanner
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import SETTINGS, PolicySettings, VLMPlanner
 from tool_actors.errors import IrEnvError

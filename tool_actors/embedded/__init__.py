@@ -11,7 +11,7 @@ from tool_actors.tasks import TASKS
 from tool_actors.toolbox import Deferred, Tool
 from tool_actors.weight_files import load_into
 
-__all__ = ["FOLDER", "embedded_entries", "embedded_tools", "load_embedded"]
+__all__ = ["FOLDER", "embedded_entries", "embedded_tools", "has_card", "load_embedded"]
 
 FOLDER = Path(__file__).parent / "weights"
 KINDS = {"half": "HalfResolutionNet", "curve": "CurveNet", "x4": "SuperResolver"}
@@ -44,8 +44,20 @@ def _scale(card: dict) -> int:
     return 4 if card["network"] == "x4" else 1
 
 
-def load_embedded(folder: Path, name: str) -> Tool:
-    """One tool by its name; the card says which network it is and what it was trained on."""
+def has_card(weights: Path) -> bool:
+    """Whether a weight file is of one of these networks: a card beside it says which."""
+    if weights.suffix != ".safetensors":
+        return False
+    try:
+        card = json.loads(weights.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(card, dict) and {"name", "network", "arguments"} <= card.keys()
+
+
+def load_embedded(folder: Path, name: str, tool_name: str = "", task: str = "") -> Tool:
+    """One tool by the name of its file; the card says which network it is and what it was trained on, and what it is called unless another
+    name and task are given."""
     from tool_actors.embedded.networks import NETWORKS
     from tool_actors.learned import TILE, LearnedTool
 
@@ -54,7 +66,11 @@ def load_embedded(folder: Path, name: str) -> Tool:
     load_into(network, folder / f"{name}.safetensors")
     gains = ", ".join(f"{gain:+.2f} dB on {photos}" for photos, gain in card["gain_db"].items())
     what, _, _ = (type(network).__doc__ or "").partition("\n")
-    description = f"{what}\n\nTrained on {card['degradation']}; gain {gains}."
+    description = f"{what}\n\nTrained on {card['degradation']}{f'; gain {gains}' if gains else ''}. {card.get('note', '')}".strip()
     # a curve network must see the whole image, and bends it strip by strip
     tile = None if card["network"] == "curve" else TILE
-    return LearnedTool(name, card["task"], network, scale=_scale(card), multiple=network.multiple, tile=tile, description=description)
+    tool = LearnedTool(
+        tool_name or name, task or card["task"], network, scale=_scale(card), multiple=network.multiple, tile=tile, description=description
+    )
+    tool.card = card
+    return tool

@@ -1,0 +1,141 @@
+"""A start for OPERA's small planner: it imitates demonstrations before GRPO, as a published model brings knowledge along.
+
+How to run
+----------
+    python -m experiments.tir_agent.demos --photos FOLDER --out results/demos
+    python -m experiments.opera.clone --demos results/demos --out results/opera_start.safetensors
+    uv run rllib train file experiments/opera/planner.py --set model_config.start=results/opera_start.safetensors ...
+
+The demonstrations are those of TIR-Agent (an agent that is told the degradations, and judges tools by the clean image). The network learns
+the degradations and the plan from the degraded image alone, by their likelihood; one image in ten is held out, and the best epoch on these
+is kept. Several ``--demos`` are taken together.
+
+Results to expect
+-----------------
+Not measured yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SMALL = 256
+HELD_OUT = 10
+"""Every so many-th image is held out."""
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--demos", type=Path, action="append", required=True, help="folder that experiments.tir_agent.demos wrote; repeatable"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/opera_start.safetensors"))
+    parser.add_argument("--max-plan", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--decay", type=float, default=1e-2, help="of the weights (AdamW)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+
+    import torch
+    from safetensors.torch import save_file
+
+    from ir_env.actions import ActionTable
+    from policies.opera.network import PlanNetwork
+    from tool_actors.threads import limit_threads
+    from tool_actors.toolboxes import load_toolbox
+
+    limit_threads(1)
+    torch.manual_seed(options.seed)
+    toolbox, images = read_demonstrations(options.demos)
+    # the demonstrations are crops of 256 pixels and whole photographs: what is smaller is of low resolution
+    actions = ActionTable(load_toolbox(toolbox), low_resolution_below=SMALL)
+    network = PlanNetwork(actions.n, options.max_plan, tasks=[each.task for each in actions], tools=[each.tool for each in actions])
+    observation, tokens, mask = examples(network, actions, images, options.max_plan)
+    held = torch.arange(len(tokens)) % HELD_OUT == 0
+    train, optimiser = torch.nonzero(~held)[:, 0], torch.optim.AdamW(trained(network), options.lr, weight_decay=options.decay)
+
+    def likelihood(rows: torch.Tensor) -> torch.Tensor:
+        logp, _ = network.score({name: each[rows] for name, each in observation.items()}, tokens[rows])
+        return (logp * mask[rows]).sum(1).mean()
+
+    told = {"before": validate(likelihood, held)}
+    best, kept = -float("inf"), {}
+    for epoch in range(1, options.epochs + 1):
+        for rows in train[torch.randperm(len(train))].split(options.batch):
+            optimiser.zero_grad()
+            (-likelihood(rows)).backward()
+            torch.nn.utils.clip_grad_norm_(trained(network), 1.0)
+            optimiser.step()
+        reached = validate(likelihood, held)
+        if reached > best:
+            best, told["epoch"] = reached, float(epoch)
+            kept = {name: value.clone() for name, value in network.state_dict().items() if not name.startswith("encoder.")}
+    told["after"] = best
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(kept, options.out)
+    print(
+        f"{options.out}: {len(train)} demonstrations; log-likelihood of one held out {told['before']:.2f} before, {best:.2f} after "
+        f"{told['epoch']:.0f} epochs"
+    )
+    return told
+
+
+def read_demonstrations(folders: list[Path]) -> tuple[list, list[tuple[np.ndarray, list[str], list[str]]]]:
+    """The toolbox of the demonstrations, and (degraded image, degradations, tools) of those that have a tool."""
+    from experiments.tir_agent.demos import load_demonstrations
+    from tool_actors.errors import IrEnvError
+
+    toolboxes, told = [], []
+    for folder in folders:
+        splits, made_with = load_demonstrations(folder)
+        toolboxes.append(made_with["toolbox"])
+        told += [(np.asarray(row["degraded"]), row["combo"].split("+"), row["tools"]) for row in splits["train"] if row["tools"]]
+    if any(toolbox != toolboxes[0] for toolbox in toolboxes):
+        raise IrEnvError("the demonstrations were made with different toolboxes; give those of one")
+    return toolboxes[0], told
+
+
+def examples(network: Any, actions: Any, images: list, max_plan: int):
+    """Observations with the encoder's features, plans in the index form, and which of their tokens count."""
+    import torch
+
+    from ir_env.observation import observe_state
+    from ir_env.plan_answer import PlanAnswer, to_indices
+    from tool_actors.tasks import DEGRADATIONS
+
+    seen, rows, counted = [], [], []
+    for start in range(0, len(images), 64):
+        part = images[start : start + 64]
+        observed = []
+        for image, combo, tools in part:
+            observed.append(observe_state([image], (), actions.mask(image.shape[:2], ()), network.encoder.view, max_plan))
+            plan = tuple(map(actions.index, tools))[:max_plan]
+            rows.append(to_indices(PlanAnswer(plan, tuple(combo)), actions, max_plan))
+            length = min(len(plan) + 1, max_plan)
+            counted.append([1.0] * (len(DEGRADATIONS) + length) + [0.0] * (max_plan - length))
+        seen.append(network.encode_once({key: torch.from_numpy(np.stack([each[key] for each in observed])) for key in observed[0]}))
+    observation = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
+    return observation, torch.from_numpy(np.stack(rows)), torch.tensor(counted)
+
+
+def trained(network: Any) -> list:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def validate(likelihood: Any, held: Any) -> float:
+    import torch
+
+    with torch.no_grad():
+        return float(likelihood(torch.nonzero(held)[:, 0]))
+
+
+if __name__ == "__main__":
+    from experiments.cli.common import guarded
+
+    raise SystemExit(guarded(lambda: main() and 0))
