@@ -97,8 +97,9 @@ def load_shipped(path: str | Path = SHIPPED, name: str = "simplecall") -> Networ
 
 def combos_of(card: Mapping[str, Any]) -> list[Any] | None:
     """The combinations of degradations that a policy's card says it learned from; None if it does not say."""
-    dataset = card.get("trained", {}).get("dataset", {})
-    return [dataset["combos"]] if "combos" in dataset else None
+    trained = card.get("trained")
+    dataset = trained.get("dataset") if isinstance(trained, Mapping) else None
+    return [dataset["combos"]] if isinstance(dataset, Mapping) and "combos" in dataset else None
 
 
 def _is_the_projects(encoder: SmallCNN) -> bool:
