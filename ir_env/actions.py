@@ -53,6 +53,8 @@ class ActionTable(Sequence[Action]):
         self._actions, self._enlarges = actions, np.array(enlarges)
         self._index = {action.tool: index for index, action in enumerate(actions)}
         self.low_resolution_below = low_resolution_below
+        self.forbidden: frozenset[int] = frozenset()
+        """Actions that :meth:`mask` never allows, such as the tools that a user does not want."""
 
     @property
     def stop(self) -> int:
@@ -62,6 +64,11 @@ class ActionTable(Sequence[Action]):
     def n(self) -> int:
         """Number of actions with stop: the size of the ``Discrete`` action space."""
         return len(self._actions) + 1
+
+    @property
+    def enlarging(self) -> frozenset[int]:
+        """The actions that make the image larger."""
+        return frozenset(np.flatnonzero(self._enlarges).tolist())
 
     def index(self, tool: str) -> int:  # type: ignore[override]
         """The index of a tool's action, or of ``"stop"``."""
@@ -82,12 +89,13 @@ class ActionTable(Sequence[Action]):
     def mask(self, size: tuple[int, int], history: Sequence[int]) -> np.ndarray:
         """int8 (n,): 1 where an action is allowed.
 
-        Only super-resolution is ever forbidden: it is allowed once, and while the image is low-resolution. Repeats and tools for
+        By itself only super-resolution is ever forbidden: it is allowed once, and while the image is low-resolution. Repeats and tools for
         degradations that are not there can help, so they stay allowed; stop always is.
         """
         mask = np.ones(self.n, np.int8)
         if max(size) >= self.low_resolution_below or any(self._enlarges[index] for index in history if 0 <= index < self.stop):
             mask[:-1][self._enlarges] = 0
+        mask[list(self.forbidden)] = 0
         return mask
 
     def __getitem__(self, index):

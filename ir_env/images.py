@@ -16,7 +16,8 @@ __all__ = ["MIN_SIDE", "SUFFIXES", "ImageError", "check_size", "find_images", "l
 
 MIN_SIDE = 16
 """The shortest side, in pixels, on which every tool and the degradations are defined."""
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".j2k", ".gif"})
+"""Of the files that are looked for in folders; HEIC besides, in restoration."""
 
 
 class ImageError(IrEnvError):
@@ -26,7 +27,8 @@ class ImageError(IrEnvError):
 def load_image(path: str | Path) -> np.ndarray:
     """Read a photograph.
 
-    Grey images become RGB, transparency is laid on white, 16 bits become 8, and the camera's orientation tag is applied.
+    Grey images become RGB, transparency is laid on white, 16 bits and floats become 8 bits, and the camera's orientation tag and the colour
+    profile are applied. :func:`ir_env.image_files.read_photograph` keeps what is lost here.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -34,34 +36,12 @@ def load_image(path: str | Path) -> np.ndarray:
     Raises:
         ImageError: the file is missing, unreadable, truncated, smaller than 16 pixels a side, or larger than memory.
     """
-    from PIL import Image, ImageOps
+    from ir_env.image_files import as_array, on_white, read_photograph
 
-    path = Path(path)
-    try:
-        there = path.is_file()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise ImageError(f"{path}: {error.strerror}. Give a path that can be opened.") from error
-    if not there:
-        what = "a folder" if path.is_dir() else "no such file"
-        raise ImageError(f"{path}: {what}. Give the path of an image file ({', '.join(sorted(SUFFIXES))}).")
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I") or image.mode == "F":
-                array = np.asarray(image, np.float64)
-                top = 65535.0 if array.max() > 255 else 255.0
-                image = Image.fromarray(np.clip(array / top * 255.0, 0, 255).round().astype(np.uint8))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            pixels = np.array(image.convert("RGB"))
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error}. Cut or shrink the image first.") from error
-    except MemoryError as error:
-        raise ImageError(f"{path}: the image does not fit into memory. Cut or shrink it first.") from error
-    except Exception as error:
-        raise ImageError(f"{path}: not a readable image ({error}). Is the file complete? Open and save it again.") from error
-    return check_size(pixels, str(path))
+    photograph = read_photograph(path)
+    if photograph.alpha is None:
+        return as_array(photograph.pixels, photograph, 8, keep_grey=False)
+    return on_white(as_array(photograph.pixels, photograph, 8, keep_grey=False))
 
 
 def check_size(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -72,16 +52,23 @@ def check_size(pixels: np.ndarray, name: str) -> np.ndarray:
     return pixels
 
 
-def save_image(path: str | Path, pixels: np.ndarray) -> Path:
-    """Write a uint8 (H, W, 3) RGB image; the format follows the suffix; the file appears whole or not at all."""
+def save_image(path: str | Path, pixels: np.ndarray, software: str = "") -> Path:
+    """Write a uint8 (H, W, 3) RGB image; the format follows the suffix; the file appears whole or not at all.
+
+    ``software`` is what wrote it, for formats that tell.
+    """
     from PIL import Image
 
     path = Path(path)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise ImageError(f"{path}: cannot be written (no format has this suffix). Choose one of {', '.join(sorted(SUFFIXES))}.")
+    settings = {}
+    if software:
+        settings["exif"] = exif = Image.Exif()
+        exif[0x0131] = software
     with written_whole(path) as file:
-        Image.fromarray(pixels).save(file, kind)
+        Image.fromarray(pixels).save(file, kind, **settings)
     return path
 
 

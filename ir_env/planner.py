@@ -80,6 +80,10 @@ class Planner(ABC):
         """Actions for several images at once; override it where a batch is cheaper."""
         return [self.plan(observation) for observation in observations]
 
+    def probabilities(self, observation: Observation) -> np.ndarray | None:
+        """Of each action, (n,), where the planner can tell: what it thought, for traces."""
+        return None
+
 
 class NothingPlanner(Planner):
     """Stops at once."""

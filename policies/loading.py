@@ -22,6 +22,8 @@ DEFAULT = "simplecall"
 """The policy that comes with the project, for those who have none of their own."""
 THRIFTY = "simplecall_thrifty"
 """The same with a third fewer tools, for nine tenths of its gain."""
+WEIGHTS = "policy.safetensors"
+"""Of a SimpleCall-style policy that is a folder."""
 PLANNERS: dict[str, Callable[[int], Planner]] = {
     "nothing": lambda seed: NothingPlanner(),
     "random": RandomPlanner,
@@ -166,8 +168,9 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
 
     Args:
         policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; ``remote:URL#MODEL`` for a vision-language model behind an
-            endpoint, asked at every step, or ``remote-plan:URL#MODEL``, asked for a whole plan; or the path of a checkpoint (or of a run
-            that holds some), of a vision-language policy, or of a file that :func:`policies.simplecall.shipped.save_policy` wrote.
+            endpoint, asked at every step, or ``remote-plan:URL#MODEL``, asked for a whole plan; ``hf:OWNER/NAME`` for a policy of the
+            Hugging Face hub; or the path of a checkpoint (or of a run that holds some), of a vision-language policy, of a file that
+            :func:`policies.simplecall.shipped.save_policy` wrote, or of a folder that :func:`policies.pretrained.save_pretrained` did.
         seed: for planners that draw.
 
     Raises:
@@ -180,6 +183,10 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         return PLANNERS[str(policy)](seed)
     if str(policy).startswith("fixed:"):
         return FixedPlan([tool for tool in str(policy)[len("fixed:") :].split("+") if tool])
+    if str(policy).startswith("hf:"):
+        from policies.pretrained import from_pretrained
+
+        return from_pretrained(str(policy))
     for prefix in ("remote:", "remote-plan:"):
         if str(policy).startswith(prefix):
             from policies.planners.remote_vlm import remote_planner
@@ -199,6 +206,10 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         from policies.simplecall.shipped import load_shipped
 
         return load_shipped(policy, Path(policy).stem)
+    if (Path(policy) / WEIGHTS).is_file():
+        from policies.simplecall.shipped import load_shipped
+
+        return load_shipped(Path(policy) / WEIGHTS, Path(policy).resolve().name)
     if (Path(policy) / PlanSettings.FILE).is_file():
         return VLMPlanPlanner.load(policy)
     if (Path(policy) / SETTINGS).is_file():

@@ -42,14 +42,21 @@ def tiled(network: Callable[[Tensor], Tensor], images: Tensor, tile: int, overla
 
 
 def _spans(side: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-    """Evenly placed [start, end) of one length that cover a side and share at least ``overlap`` pixels."""
+    """Evenly placed [start, end) of one length that cover a side and share ``overlap`` pixels or more, give or take a multiple.
+
+    As few as ``tile`` allows, and then as short as they can be: two full tiles over a side that is a little longer than one would compute
+    nearly all of it twice.
+    """
     tile -= tile % multiple
     if side <= tile:
         return [(0, side)]
-    step = tile - overlap
-    count = 1 + -(-(side - tile) // step)
-    starts = [round(index * (side - tile) / (count - 1) / multiple) * multiple for index in range(count)]
-    return [(start, min(start + tile, side)) for start in starts]
+    count = -(-(side - overlap) // (tile - overlap))
+    length = -(-(side + (count - 1) * overlap) // count)
+    # starts are rounded to multiples, by half of one at most in either direction
+    length = min(length + (multiple if multiple > 1 else 1), tile)
+    length += -length % multiple
+    starts = [round(index * (side - length) / (count - 1) / multiple) * multiple for index in range(count)]
+    return [(start, min(start + length, side)) for start in starts]
 
 
 def _fades(spans: list[tuple[int, int]], scale: int, like: Tensor) -> list[Tensor]:

@@ -101,6 +101,8 @@ class Deferred:
     summary: str = ""
     checkpoint: Checkpoint | None = None
     """Of tools that a toolbox file describes."""
+    scale: int = 0
+    """Output side over input side, of tools whose weights are there for certain; 0 if that is known only when they are built."""
 
 
 def fingerprint(*parts: object) -> str:

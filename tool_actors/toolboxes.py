@@ -39,9 +39,9 @@ def _classical() -> Sequence[Entry]:
 
 
 def _learned() -> Sequence[Entry]:
-    from tool_actors.embedded import embedded_tools
+    from tool_actors.embedded import embedded_entries
 
-    return embedded_tools()
+    return embedded_entries()
 
 
 def _published() -> Sequence[Entry]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from experiments.benchmark import command as benchmark
-from experiments.cli import pool, tools
+from experiments.cli import pool, restore_command, tools
 from experiments.cli.common import guarded, prepare_ray
 
 
@@ -16,18 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    restore = commands.add_parser("restore", help="restore photographs with a trained policy or a planner")
-    restore.add_argument("images", nargs="+", metavar="IMAGE", help="photographs, or folders of them")
-    restore.add_argument(
-        "--policy",
-        default="simplecall",
-        help="simplecall (the policy that comes with ir-env, and the default), a checkpoint, the folder of a run, or a planner: nothing, "
-        "random, fixed:TOOL+TOOL, rl_restore, traversal, mair, agenticir, 4kagent, restore_agent, remote:URL#MODEL",
-    )
-    restore.add_argument("--out", default="restored", help="folder for the results (default: restored)")
-    restore.add_argument("--toolbox", help="name or file of a toolbox, for planners (default: the policy's own, or default)")
-    restore.add_argument("--max-steps", type=int, help="most tools per photograph (default: as the policy was trained, or 6)")
-    restore.add_argument("--seed", type=int, default=0, help="for planners that draw")
+    restore_command.add_options(commands.add_parser("restore", help="restore photographs with a trained policy or a planner"))
 
     degrade = commands.add_parser("degrade", help="degrade a photograph")
     degrade.add_argument("image")
@@ -52,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     prepare_ray()
     commands = {
-        "restore": _restore,
+        "restore": restore_command.run,
         "degrade": _degrade,
         "bench": benchmark.bench,
         "report": benchmark.report,
@@ -61,12 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
         "envs": _envs,
     }
     return guarded(lambda: commands[options.command](options))
-
-
-def _restore(options: argparse.Namespace) -> int:
-    from experiments.restore import restore_all
-
-    return restore_all(options.images, options.policy, options.out, options.max_steps, options.seed, options.toolbox)
 
 
 def _degrade(options: argparse.Namespace) -> int:

@@ -57,8 +57,9 @@ def _list(options: argparse.Namespace) -> int:
     for entry in entries(options.toolbox):
         told = entry if isinstance(entry, Deferred) else entry.spec
         try:
-            tool = entry.build() if isinstance(entry, Deferred) else entry
-            rows.append((tool.spec.name, tool.spec.task, f"x{tool.spec.scale}", escape(tool.spec.summary)))
+            if isinstance(entry, Deferred) and not entry.scale:  # only its weights tell
+                told = entry.build().spec
+            rows.append((told.name, told.task, f"x{told.scale}", escape(told.summary)))
         except (WeightsMissing, UnsupportedCheckpointError) as error:
             absent += 1
             state = "weights absent" if isinstance(error, WeightsMissing) else "not usable"

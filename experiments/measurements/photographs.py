@@ -29,7 +29,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from experiments.restore import NoMetrics, photograph_process
 from ir_env.datasets.base import Sample
 from ir_env.evaluation import HELDOUT_SEED, Row, Table, photo_of, run_all, save_json, start_heldout, summarise
 from ir_env.images import find_images, load_image, save_image
@@ -38,6 +37,7 @@ from ir_env.process import RestorationProcess
 from ir_env.rendering import sheet
 from policies.loading import load_before_training, load_policy
 from policies.planners import GreedyPlanner, NothingPlanner, search_fixed_plan
+from policies.restoration import NoMetrics, photograph_process
 from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.threads import limit_threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,12 @@ class ObservationPlanner(Planner):
         return self.plan_batch([observation])[0]
 
     def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
+        return self._logits_of(observations).argmax(1).tolist()
+
+    def probabilities(self, observation: Observation) -> np.ndarray:
+        return self._logits_of([observation])[0].softmax(0).numpy()
+
+    def _logits_of(self, observations: Sequence[Observation]) -> Tensor:
         import torch
 
         if len(observations[0].action_mask) != self.known_actions:
@@ -61,7 +68,7 @@ class ObservationPlanner(Planner):
             logits = self.logits(batch).clone()
         # stop is the last action
         logits[:, -1] += self.thrift
-        return logits.argmax(1).tolist()
+        return logits
 
 
 class ModulePlanner(ObservationPlanner):
@@ -84,6 +91,8 @@ class NetworkPlanner(ObservationPlanner):
     def __init__(self, network: SimpleCallNetwork, view: View, name: str = "policy", env_config: Mapping[str, Any] | None = None):
         super().__init__(view, network.max_steps, network.actions, name, env_config)
         self.network = network
+        self.file: Path | None = None
+        """Where its weights were read, with the card beside them."""
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         return self.network.logits(self.network.features(batch), batch["action_mask"])

@@ -90,14 +90,16 @@ def load_shipped(path: str | Path = SHIPPED, name: str = "simplecall") -> Networ
         raise IrEnvError(f"{path}: learned with another encoder than the one that comes with this version; write it anew from its run")
     load_into(network, path, apart=None if encoder else ENCODER)
     planner = NetworkPlanner(network.eval(), View.of(env_config.get("view")), name, env_config)
+    planner.file = path
     planner.trained_combos = combos_of(card)
     return planner
 
 
 def combos_of(card: Mapping[str, Any]) -> list[Any] | None:
     """The combinations of degradations that a policy's card says it learned from; None if it does not say."""
-    dataset = card.get("trained", {}).get("dataset", {})
-    return [dataset["combos"]] if "combos" in dataset else None
+    trained = card.get("trained")
+    dataset = trained.get("dataset") if isinstance(trained, Mapping) else None
+    return [dataset["combos"]] if isinstance(dataset, Mapping) and "combos" in dataset else None
 
 
 def _is_the_projects(encoder: SmallCNN) -> bool:

@@ -65,7 +65,7 @@ def test_degrade_and_restore(command, tmp_path, photo):
     assert [step["tool"] for step in trace["steps"]] == [None, "guided.derain", "dcp.strong", "stop"]
     assert all(step["metrics"]["niqe"] > 0 for step in trace["steps"]) and trace["steps"][1]["seconds"] > 0
     command("ir-env", "restore", "cat.png", "out/../cat.png", "--policy", "nothing", "--out", "twice", cwd=tmp_path)
-    assert {path.name for path in (tmp_path / "twice").glob("*_restored.png")} == {"cat_restored.png", "cat-2_restored.png"}
+    assert [path.name for path in (tmp_path / "twice").glob("*_restored.png")] == ["cat_restored.png"], "one photograph, named twice"
     small = json.loads((tmp_path / "out" / "grey_trace.json").read_text())
     assert small["steps"][0]["metrics"]["niqe"] is None, "too small for NIQE"
 

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from experiments.cli.ir_env import main
-from experiments.restore import photograph_process, restore_all
+from experiments.restore import restore_all
+from experiments.restore_files import Output
 from ir_env.env import RestorationEnv
 from ir_env.images import load_image, save_image
 from ir_env.planner import Planner
 from policies.planners import FixedPlan
+from policies.restoration import photograph_process
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 
 BRIGHTEN = "--policy=fixed:gamma.brighten"
@@ -66,7 +68,7 @@ def test_a_forbidden_choice_of_a_policy_is_said_and_moves_no_step(photo):
             return min(len(observation.history), observation.actions.stop)
 
     save_image("large.png", photo)
-    assert restore_all(["large.png"], Stubborn(), "out") == 0
+    assert restore_all(["large.png"], Stubborn(), Output("out")) == 0
     trace = trace_of("large")
     assert [(step["tool"], step["task"]) for step in trace["steps"]] == [
         (None, None),
@@ -163,12 +165,14 @@ def test_files_that_cannot_be_read_are_named_and_the_others_are_restored(photo, 
     bad = ["cut.jpg", "text.png", "nothing.png", "empty", "bomb.png", "dangling.png", "gone.png", "n" * 300 + ".png"]
     assert main(["restore", "a.jpg", *bad, "z.png", BRIGHTEN, "--out=out"]) == 2
     output = capsys.readouterr()
-    assert [line.split("  ")[0] for line in output.out.splitlines()] == ["out/a_restored.png", "out/z_restored.png"]
+    assert [line.split("  ")[0] for line in output.out.splitlines()] == ["out/a_restored.jpg", "out/z_restored.png"]
     errors = output.err.splitlines()
     for name in bad:
         assert any(line.startswith(f"error: {name}: ") for line in errors), name
     assert errors[-1].startswith("2 restored, 8 failed: ") and all(name in errors[-1] for name in bad) and "Traceback" not in output.err
-    assert sorted(os.listdir("out")) == sorted(f"{stem}_{end}" for stem in "az" for end in ("restored.png", "steps.png", "trace.json"))
+    assert sorted(os.listdir("out")) == sorted(
+        ["a_restored.jpg", "a_steps.png", "a_trace.json", "z_restored.png", "z_steps.png", "z_trace.json"]
+    )
 
 
 def test_a_file_that_vanishes_on_the_way_is_named(crop, capsys):
@@ -180,7 +184,7 @@ def test_a_file_that_vanishes_on_the_way_is_named(crop, capsys):
 
     for name in "abc":
         save_image(f"{name}.png", crop)
-    assert restore_all(["."], Jealous(["gamma.brighten"]), "out") == 2
+    assert restore_all(["."], Jealous(["gamma.brighten"]), Output("out")) == 2
     output = capsys.readouterr()
     assert "error: b.png: no such file" in output.err and "2 restored, 1 failed: b.png" in output.err
     assert "a_restored" in output.out and "c_restored" in output.out
@@ -209,7 +213,7 @@ def test_what_a_tool_or_a_planner_raises_ends_one_photograph_only(crop, photo, c
 
     for number, side in enumerate((300, 64, 48, 32, 200)):
         save_image(f"{number}.png", np.ascontiguousarray(photo[:side, :side]))
-    assert restore_all([f"{number}.png" for number in range(5)], Mine(), "out") == 2
+    assert restore_all([f"{number}.png" for number in range(5)], Mine(), Output("out")) == 2
     output = capsys.readouterr()
     assert len(output.out.splitlines()) == 3, "where a tool failed, the image that there was before it is saved"
     assert re.search(r"error: 1\.png: tool 'picky\.denoise' failed .*ZeroDivisionError: picky", output.err)
@@ -248,21 +252,3 @@ def test_names_that_are_long_or_cannot_be_printed(crop, monkeypatch):
     assert len(results) == 3 * len(names), "long names that differ at their ends keep results of their own"
     traces = [trace_of(name.removesuffix("_trace.json")) for name in results if name.endswith("_trace.json")]
     assert {trace["image"] for trace in traces} == set(names) and all(trace["restored"] in results for trace in traces)
-
-
-def test_results_are_not_restored_again_and_overwrite_no_photograph(crop, capsys):
-    save_image("a.png", crop)
-    save_image("below/a.jpg", crop)
-    save_image("a-2.png", crop)
-    for _ in range(2):
-        assert main(["restore", ".", BRIGHTEN, "--out=."]) == 0
-        assert len(capsys.readouterr().out.splitlines()) == 3
-    stems = {"a", "a-2", "a-3"}
-    assert {path.removesuffix("_restored.png") for path in os.listdir(".") if path.endswith("_restored.png")} == stems
-    os.mkdir("own")
-    save_image("own/p_restored.png", crop)
-    assert main(["restore", "own", BRIGHTEN, "--out=own"]) == 2
-    assert "only results of an earlier restoration" in capsys.readouterr().err
-    save_image("own/p.png", crop)
-    assert main(["restore", "own/p.png", "own/p_restored.png", BRIGHTEN, "--out=own"]) == 0
-    assert np.array_equal(load_image("own/p_restored.png"), crop), "a photograph is not a place for another's result"

@@ -1,9 +1,12 @@
 """`ir-env tools` as a user calls it."""
 
 import json
+import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import yaml
 
 from experiments.cli import ir_env
 from ir_env.gain_matrix import GainMatrix, measure
+from tool_actors.embedded import embedded_entries
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 
 
@@ -110,3 +114,12 @@ def test_check_prints_writes_and_draws(tmp_path, capsys):
     assert "shift.brighten" in capsys.readouterr().out
     assert json.loads((tmp_path / "m.json").read_text())["tools"] == ["tv.denoise", "shift.brighten"]
     assert (tmp_path / "m.png").stat().st_size > 5_000
+
+
+def test_the_default_toolbox_is_listed_without_torch_and_as_it_is():
+    code = "import sys; from experiments.cli.ir_env import main; main(['tools', 'list']); print('torch' in sys.modules)"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    assert listed.endswith("False\n") and "24 tools" in listed
+    for entry in embedded_entries()[::6]:
+        spec = entry.build().spec
+        assert (entry.name, entry.task, entry.scale, entry.summary) == (spec.name, spec.task, spec.scale, spec.summary)

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 
 from tool_actors.tasks import TASKS
-from tool_actors.toolbox import Tool
+from tool_actors.toolbox import Deferred, Tool
 from tool_actors.weight_files import load_into
 
-__all__ = ["FOLDER", "embedded_tools", "has_card", "load_embedded"]
+__all__ = ["FOLDER", "embedded_entries", "embedded_tools", "has_card", "load_embedded"]
 
 FOLDER = Path(__file__).parent / "weights"
+KINDS = {"half": "HalfResolutionNet", "curve": "CurveNet", "x4": "SuperResolver"}
+"""The classes of ``NETWORKS`` by the name that cards give them, for those who do not load them."""
 
 
 def embedded_tools(folder: Path = FOLDER) -> list[Tool]:
     """The tools of a folder, in the order of the tasks."""
-    cards = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [load_embedded(folder, card["name"]) for card in sorted(cards, key=lambda card: TASKS.index(card["task"]))]
+    return [entry.build() for entry in embedded_entries(folder)]
+
+
+def embedded_entries(folder: Path = FOLDER) -> list[Deferred]:
+    """The same, each loaded when it is built: what there is can be told without torch, which takes seconds to import."""
+    cards = sorted((json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))), key=lambda card: TASKS.index(card["task"]))
+    return [
+        Deferred(card["name"], card["task"], partial(load_embedded, folder, card["name"]), _summary(folder, card), scale=_scale(card))
+        for card in cards
+    ]
+
+
+def _summary(folder: Path, card: dict) -> str:
+    """As that of the built tool; the header of a safetensors file tells the shapes."""
+    with open(folder / f"{card['name']}.safetensors", "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    parameters = sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return f"{KINDS[card['network']]}, {parameters:,} parameters"
+
+
+def _scale(card: dict) -> int:
+    return 4 if card["network"] == "x4" else 1
 
 
 def has_card(weights: Path) -> bool:
@@ -41,13 +65,12 @@ def load_embedded(folder: Path, name: str, tool_name: str = "", task: str = "") 
     network = NETWORKS[card["network"]](**card["arguments"])
     load_into(network, folder / f"{name}.safetensors")
     gains = ", ".join(f"{gain:+.2f} dB on {photos}" for photos, gain in card["gain_db"].items())
-    scale = 4 if card["network"] == "x4" else 1
     what, _, _ = (type(network).__doc__ or "").partition("\n")
     description = f"{what}\n\nTrained on {card['degradation']}{f'; gain {gains}' if gains else ''}. {card.get('note', '')}".strip()
     # a curve network must see the whole image, and bends it strip by strip
     tile = None if card["network"] == "curve" else TILE
     tool = LearnedTool(
-        tool_name or name, task or card["task"], network, scale=scale, multiple=network.multiple, tile=tile, description=description
+        tool_name or name, task or card["task"], network, scale=_scale(card), multiple=network.multiple, tile=tile, description=description
     )
     tool.card = card
     return tool
