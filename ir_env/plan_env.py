@@ -13,6 +13,7 @@ from ir_env.plan_process import PlanProcess
 from ir_env.plan_reward import PARTS
 from ir_env.vector_env import RestorationVectorEnv
 from tool_actors.errors import IrEnvError
+from tool_actors.tasks import DEGRADATIONS
 
 __all__ = ["RestorationPlanEnv", "RestorationPlanVectorEnv"]
 
@@ -55,6 +56,18 @@ class RestorationPlanEnv(RestorationEnv):
     _make_process = PlanProcess
     _reset_outcome = RESET
 
+    def action_masks(self) -> np.ndarray:
+        """bool (16 + max_plan * (n + 1),): the choices of each degradation, then those of each place of the plan, one after another; a
+        plan is not empty, so that its first place is not stop."""
+        return plan_masks(super().action_masks(), self.process.max_steps)
+
+
+def plan_masks(mask: np.ndarray, max_plan: int) -> np.ndarray:
+    """That of a plan, from that of its first action, bool (n + 1,)."""
+    first = mask.copy()
+    first[-1] = False
+    return np.concatenate([np.ones(2 * len(DEGRADATIONS), bool), first, *[mask] * (max_plan - 1)])
+
 
 class RestorationPlanVectorEnv(RestorationVectorEnv):
     """N sub-environments of ``ir_env/RestorationPlan-v0``: plans run together, each common beginning once.
@@ -64,6 +77,10 @@ class RestorationPlanVectorEnv(RestorationVectorEnv):
 
     _make_process = PlanProcess
     _reset_outcome = RESET
+
+    def action_masks(self) -> np.ndarray:
+        """bool (N, 16 + max_plan * (n + 1)), see :meth:`RestorationPlanEnv.action_masks`."""
+        return np.stack([plan_masks(mask, self.process.max_steps) for mask in super().action_masks()])
 
     def _split(self, actions) -> Sequence[Any]:
         # of indices (N, T), of texts a sequence

@@ -48,7 +48,7 @@ class SmallCNN(nn.Module):
     ):
         super().__init__()
         card = json.loads(Path(weights).with_suffix(".json").read_text()) if weights else {}
-        self.combos = (*card.get("combinations", ()), *card.get("started_from", {}).get("combinations", ()))
+        self.combos = (*card.get("combinations", ()), *(card.get("started_from") or {}).get("combinations", ()))
         self.tools = tuple(card.get("tools", ()) if tools is None else tools)
         self.view = View.of(card.get("view") if view is None else view)
         pooled = 2

@@ -9,7 +9,9 @@ import numpy as np
 from policies.vlm.spectrum import spectrum
 
 SHORTEST, LONGEST = 32, 2048
-"""Sides of an image, in pixels, whose ruler is empty and full."""
+"""Sides of an image, in pixels, whose ruler would be empty and full."""
+ALIKE = 480
+"""From this side on all images have the same ruler: it is there to tell small ones, and policies should not have to meet every size."""
 RULER = 4
 """Width of the ruler in pixels."""
 
@@ -46,7 +48,7 @@ def ruler(size: np.ndarray, side: int) -> np.ndarray:
     Returns:
         uint8 (side, 1, 1).
     """
-    share = np.log(np.max(size) / SHORTEST) / np.log(LONGEST / SHORTEST)
+    share = np.log(min(float(np.max(size)), ALIKE) / SHORTEST) / np.log(LONGEST / SHORTEST)
     bar = np.zeros((side, 1, 1), np.uint8)
     bar[side - round(float(np.clip(share, 0.0, 1.0)) * side) :] = 255
     return bar

@@ -111,7 +111,7 @@ def test_a_large_photograph_is_restored_whole(command, tmp_path, photo):
     save_image(tmp_path / "large.jpg", large)
     result = command("ir-env", "restore", "large.jpg", "--policy", "fixed:gamma.brighten+directional.derain", "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert load_image(tmp_path / "out" / "large_restored.png").shape == (1500, 2000, 3)
+    assert load_image(tmp_path / "out" / "large_restored.jpg").shape == (1500, 2000, 3)
 
 
 def test_a_trained_policy_restores_a_photograph(trained, command, tmp_path, photo):

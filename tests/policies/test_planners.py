@@ -164,12 +164,12 @@ def test_policies_by_name(process):
 def test_the_policies_that_come_with_the_project_restore_what_they_were_not_trained_on(name):
     planner = load_policy(name)
     process = RestorationProcess(
-        {"photos": "builtin", "split": "heldout", "crop_size": 192, "combos": "low_light+noise,haze"},
+        {"photos": "builtin", "split": "heldout", "crop_size": 256, "combos": "low_light+noise,haze"},
         planner.toolbox,
         metrics=["psnr", "ssim_ycbcr", "piqe"],
     )
     episodes = process.start(fixed_samples(process.dataset, 8, 0))
     run_all(process, planner, episodes)
     gains = [process.gain(episode) for episode in episodes]
-    # measured: +2.3 and +2.2, seven and six images better
+    # measured: +2.0 and +2.0, seven images better each
     assert np.mean(gains) > 0.5 and sum(gain > 0 for gain in gains) >= 5
