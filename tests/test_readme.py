@@ -3,16 +3,21 @@
 import re
 from pathlib import Path
 
+from ir_env.images import load_image, save_image
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_python_of_the_readme_runs():
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, photo):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
-    names: dict = {}
+    assert len(blocks) == 4
+    monkeypatch.chdir(tmp_path)
+    save_image("photo.jpg", photo)
+    names: dict = {"array": photo}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["table"].row("mine").tools == 1 and names["table"].row("nothing").tools == 0
+    assert load_image("better.jpg").shape == photo.shape
     assert names["strip"].ndim == 3 and "mine.soften" in names["toolbox"]
 
 
