@@ -21,7 +21,7 @@ BEFORE_TRAINING = "before_training"
 DEFAULT = "simplecall"
 """The policy that comes with the project, for those who have none of their own."""
 THRIFTY = "simplecall_thrifty"
-"""The same with a third fewer tools, for nine tenths of its gain."""
+"""The same, which takes a tool only where it prefers it clearly."""
 WEIGHTS = "policy.safetensors"
 """Of a SimpleCall-style policy that is a folder."""
 PLANNERS: dict[str, Callable[[int], Planner]] = {

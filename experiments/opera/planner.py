@@ -2,7 +2,10 @@
 
 How to run
 ----------
-    uv run rllib train file experiments/opera/planner.py --set env_config.dataset.photos=FOLDER --set env_config.dataset.split=all
+    python -m experiments.tir_agent.demos --photos FOLDER --out results/demos           # optional, with the next line: a start
+    python -m experiments.opera.clone --demos results/demos --out results/opera_start.safetensors
+    uv run rllib train file experiments/opera/planner.py --set env_config.dataset.photos=FOLDER --set env_config.dataset.split=all \\
+        --set model_config.start=results/opera_start.safetensors
     uv run rllib evaluate results/opera_planner
     python -m experiments.opera.table --photos OTHER --out results/opera_table --row planning=results/opera_planner \
         --row before=before:results/opera_planner --row MAIR=mair --oracles --pair planning,before --pair planning,MAIR
@@ -12,7 +15,13 @@ combinations of up to three degradations in the ratio 1 : 3 : 5, no divergence f
 language, so that Rf is 1 unless its plan is empty, and Rc is 1; ``experiments/opera/planner_nano.py`` writes text.
 
 Deviations from the paper: the network instead of a 7B vision-language model; the learning rate; four epochs a batch; the metrics that
-need no download in the place of LPIPS, CLIP-IQA and MUSIQ; a fixed number of images, so that tools run once for each beginning of a plan.
+need no download in the place of LPIPS, CLIP-IQA and MUSIQ; a fixed number of images, so that tools run once for each beginning of a plan;
+the start, which imitates an oracle.
+
+Results to expect
+-----------------
+README has the table of three seeds, from that start. Without it (45 iterations at twice the rate) GRPO takes the planner from +0.38 to +1.08
+on 32 whole test photographs, with it from +1.17 to +1.35. Some 10 minutes per seed on one core.
 """
 
 from ray.rllib.core.rl_module import RLModuleSpec

@@ -12,7 +12,7 @@ read, not measured again. ``--paper NAME`` prints a table of the paper beside th
 
 Results to expect
 -----------------
-Not measured yet.
+README has the planners on 160 whole photographs of BSDS500's test set; a row takes some two minutes on one core, greedy 30 s per image.
 """
 
 from __future__ import annotations

