@@ -10,8 +10,8 @@ whose plan begins with denoising; of the plans for rain and haze that treat both
 
 Results to expect
 -----------------
-Seed 0 of ``planner.py``, 290 whole photographs of BSDS500's test set (paper): denoises first 76 % (90), derains before it dehazes 80 % (75),
-deblurring repeated 23 % (97), denoising repeated 2 % (19), tools 1.6, 2.1, 2.4 (2.8, 3.8, 4.4), Rd .83 (.8).
+Seed 0 of ``planner.py``, 290 whole photographs of BSDS500's test set (paper): denoises first 76 % (90), derains before it dehazes 80 %
+(75), deblurring repeated 23 % (97), denoising repeated 2 % (19), tools 1.6, 2.1, 2.4 (2.8, 3.8, 4.4), Rd .83 (.8).
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ the start, which imitates an oracle.
 
 Results to expect
 -----------------
-README has the table of three seeds, from that start. Without it (45 iterations at twice the rate) GRPO takes the planner from +0.38 to +1.08
-on 32 whole test photographs, with it from +1.17 to +1.35. Some 10 minutes per seed on one core.
+README has the table of three seeds, from that start. Without it (45 iterations at twice the rate) GRPO takes the planner from +0.38 to
++1.08 on 32 whole test photographs, with it from +1.17 to +1.35. Some 10 minutes per seed on one core.
 """
 
 from ray.rllib.core.rl_module import RLModuleSpec
