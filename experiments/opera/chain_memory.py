@@ -12,7 +12,8 @@ keeps where it is run again. The paper's numbers, with Restormer, X-Restormer an
 
 Results to expect
 -----------------
-Not measured yet.
+On a CPU, two images of 128 px, the project's networks: 11 MiB with one tool, 14 more with each; at ten tools 136, and checkpointed 19. The
+paper's, of networks 300 times as large on a GPU: 7.4 to 42.8 GiB.
 """
 
 from __future__ import annotations
