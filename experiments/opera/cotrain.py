@@ -23,8 +23,8 @@ it was, and clean images teach it to leave alone what needs nothing.
 Results to expect
 -----------------
 README has the table of three rounds: ``--epochs 6 --single 0.4``, then ``--toolbox`` of the first with ``--epochs 8 --single 0.4 --seed
-1``, then that of the second with ``--policy`` of the planner, ``--images 600 --epochs 6 --single 0.3 --seed 2``. An epoch of 1000 images takes
-some 90 s of one core, and the plans some five minutes.
+1``, then that of the second with ``--policy`` of the planner, ``--images 600 --epochs 6 --single 0.3 --seed 2``. An epoch of 1000 images
+takes some 90 s of one core, and the plans some five minutes.
 """
 
 from __future__ import annotations
