@@ -44,7 +44,13 @@ def _png(array: np.ndarray, settings: Mapping[str, Any]) -> bytes:
     filtered[:, 1 + step :] -= rows[:, :-step]
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
     return b"".join(
-        [b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", header), *before, _chunk(b"IDAT", zlib.compress(filtered, 3)), _chunk(b"IEND", b"")]
+        [
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", header),
+            *before,
+            _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 3)),
+            _chunk(b"IEND", b""),
+        ]
     )
 
 
@@ -77,7 +83,7 @@ def _tiff(array: np.ndarray, settings: Mapping[str, Any]) -> bytes:
     if whole:
         values = values.copy()
         values[:, 1:] -= array.reshape(height, width, channels)[:, :-1]
-    strip = zlib.compress(values.astype(array.dtype.newbyteorder("<")), 3)
+    strip = zlib.compress(values.astype(array.dtype.newbyteorder("<")).tobytes(), 3)
     layout = {
         256: width,
         257: height,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -98,7 +98,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], int], EzPickle):
         self.action_space = self.process.action_space
         self.episode: Episode | None = None
 
-    _make_process = RestorationProcess
+    _make_process: Callable[..., Any] = RestorationProcess
     _reset_outcome = RESET
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):

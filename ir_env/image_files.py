@@ -156,7 +156,7 @@ def _open_heif(path: Path) -> None:
     """Let Pillow open HEIC, which it cannot by itself."""
     if path.suffix.lower() in HEIF:
         try:
-            import pillow_heif
+            import pillow_heif  # pyrefly: ignore[missing-import]  # of an extra
         except ImportError:
             raise ImageError(
                 f"{path}: HEIC is read by pillow-heif, which is not installed. `pip install 'ir-env[heic]'` does it."
@@ -179,7 +179,7 @@ def _read(path: Path) -> Photograph:
         depth = _depth(file, path)
         if depth > 8 and file.mode not in ("F", "I") and file.format in DEPTH and (array := _decoded(path)) is not None:
             orientation = file.getexif().get(ORIENTATION, 1)
-            notes = [*_frames(file), *_profile_notes(file.info)]
+            notes = [*_frames(file), *_profile_notes(dict(file.info))]
             return _of_array(_upright(array, orientation), str(path), _metadata(file), notes)
         notes = [f"its {depth} bits per channel are read as 8"] if depth > 8 and file.mode not in ("F", "I") else []
         return _of_pillow(file, str(path), [*notes, *_frames(file)])
@@ -199,7 +199,7 @@ def _depth(file: Image.Image, path: Path) -> int:
     if file.format == "PNG":
         return head[24]
     if file.format == "TIFF":
-        return max(np.atleast_1d(file.tag_v2.get(258, 1)))
+        return max(np.atleast_1d(getattr(file, "tag_v2", {}).get(258, 1)))
     if file.format == "JPEG2000" and (start := head.find(b"\xff\x4f\xff\x51")) >= 0:
         return (head[start + 42] & 0x7F) + 1
     if file.format == "AVIF" and (start := head.find(b"pixi")) >= 0:
@@ -281,7 +281,7 @@ def _of_pillow(file: Image.Image, name: str, notes: Any = ()) -> Photograph:
 
 def _lossless_webp(file: Image.Image) -> bool:
     try:
-        with open(file.filename, "rb") as opened:
+        with open(getattr(file, "filename", ""), "rb") as opened:
             return b"VP8L" in opened.read(4096)
     except (AttributeError, OSError):
         return False
@@ -306,7 +306,7 @@ def _in_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, bytes, list[s
     return converted or image, b"", []
 
 
-def _profile_notes(info: Mapping[str, Any]) -> list[str]:
+def _profile_notes(info: Mapping[Any, Any]) -> list[str]:
     from PIL import ImageCms
 
     try:
@@ -328,7 +328,7 @@ def _metadata(image: Image.Image, file: Image.Image | None = None) -> Metadata:
         _exif_bytes({**kept, **parts}),
         info.get("icc_profile") or b"",
         xmp.encode() if isinstance(xmp, str) else xmp,
-        tuple(map(float, info["dpi"])) if "dpi" in info and min(info["dpi"]) > 1 else None,
+        (float(info["dpi"][0]), float(info["dpi"][1])) if "dpi" in info and min(info["dpi"]) > 1 else None,
         text,
         _comment(file),
     )

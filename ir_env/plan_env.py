@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class RestorationPlanEnv(RestorationEnv):
     * v0: initial version.
     """
 
-    _make_process = PlanProcess
+    _make_process: Callable[..., Any] = PlanProcess
     _reset_outcome = RESET
 
     def action_masks(self) -> np.ndarray:
@@ -75,14 +75,14 @@ class RestorationPlanVectorEnv(RestorationVectorEnv):
     Autoreset, groups and ``info`` are those of :class:`ir_env.vector_env.RestorationVectorEnv`.
     """
 
-    _make_process = PlanProcess
+    _make_process: Callable[..., Any] = PlanProcess
     _reset_outcome = RESET
 
     def action_masks(self) -> np.ndarray:
         """bool (N, 16 + max_plan * (n + 1)), see :meth:`RestorationPlanEnv.action_masks`."""
         return np.stack([plan_masks(mask, self.process.max_steps) for mask in super().action_masks()])
 
-    def _split(self, actions) -> Sequence[Any]:
+    def _split(self, actions) -> list[Any]:
         # of indices (N, T), of texts a sequence
         listed = list(actions)
         if len(listed) != self.num_envs:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ir_env.episode import Episode, Outcome
-from ir_env.metrics import DEFAULT_METRICS
 from ir_env.plan_answer import PlanAnswer, plan_space, read_plan
 from ir_env.plan_reward import PARTS, PLAN_REWARDS, Judge, OperaReward, find_judge
 from ir_env.process import DEFAULT_MAX_STEPS, RestorationProcess
@@ -45,7 +44,7 @@ class PlanProcess:
         for name in ("max_steps", "step_cost"):
             if name in process_arguments:
                 raise IrEnvError(f"{name} belongs to ir_env/Restoration-v0; here an action is a whole plan, of up to max_plan tools")
-        self.steps = RestorationProcess(max_steps=max_plan, **{"metrics": DEFAULT_METRICS, **process_arguments})
+        self.steps = RestorationProcess(max_steps=max_plan, **process_arguments)
         """Runs the plans, and tells gains."""
         self.dataset, self.executor, self.actions, self.suite = (
             self.steps.dataset,

@@ -102,7 +102,8 @@ def observation_of(process: RestorationProcess, episode: Episode) -> Observation
 
     def try_tools(actions: Sequence[int], metrics: Sequence[str] = NO_REFERENCE_METRICS, after: Sequence[int] = ()) -> list[Tried]:
         now, *results = process.try_tools(episode, [process.actions.stop, *actions], after)
-        states = [now.state if result.state is None else result.state for result in results]
+        as_it_is = now.state or episode.state
+        states = [as_it_is if result.state is None else result.state for result in results]
         told = zip(actions, states, process.judge(states, metrics), results, strict=True)
         return [Tried(int(action), state.as_uint8(), scores, str(result.error or "")) for action, state, scores, result in told]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -81,7 +81,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
         self._counts = np.zeros(num_envs, np.int64)
         """Episodes begun by each sub-environment; the next one's sample depends on (seed, group, count)."""
 
-    _make_process = RestorationProcess
+    _make_process: Callable[..., Any] = RestorationProcess
     _reset_outcome = RESET
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None):
@@ -108,7 +108,7 @@ class RestorationVectorEnv(gymnasium.vector.VectorEnv, EzPickle):
         truncated = np.array([episode.truncated for episode in self.episodes])
         return self._observations(), rewards, terminated, truncated, self._infos(outcomes)
 
-    def _split(self, actions) -> Sequence[Any]:
+    def _split(self, actions) -> Any:
         """The actions, one per sub-environment."""
         return np.asarray(actions).reshape(self.num_envs)
 

@@ -141,7 +141,7 @@ class ChatEndpoint:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """The key goes to the address that it was given for, and to no other."""
 
-    def redirect_request(self, *arguments):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         return None
 
 

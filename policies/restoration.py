@@ -154,7 +154,7 @@ class Restorer:
                 raise UnknownNameError("effort", effort, EFFORTS)
             thrift, most = EFFORTS[effort]
             if hasattr(self.planner, "thrift"):
-                self.planner.thrift = thrift
+                self.planner.thrift = thrift  # pyrefly: ignore[missing-attribute]
             max_steps = max_steps or most
         self.scale, self.size, self.tasks, self.without = scale, size, tasks, without
         self.device, self.threads, self.max_steps = choose_device(device), threads or os.cpu_count() or 1, max_steps

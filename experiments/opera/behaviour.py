@@ -123,4 +123,4 @@ def behaviour(planned: Sequence[Planned]) -> dict[str, float | None]:
 if __name__ == "__main__":
     from experiments.cli.common import guarded
 
-    raise SystemExit(guarded(lambda: main() and 0))
+    raise SystemExit(guarded(lambda: 0 if main() else 1))

@@ -139,4 +139,4 @@ def validate(likelihood: Any, held: Any) -> float:
 if __name__ == "__main__":
     from experiments.cli.common import guarded
 
-    raise SystemExit(guarded(lambda: main() and 0))
+    raise SystemExit(guarded(lambda: 0 if main() else 1))

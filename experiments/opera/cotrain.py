@@ -171,7 +171,7 @@ def _fit(options: argparse.Namespace, trainer, learn, checks: list, photos, cons
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("learning", total=1)
-        for epoch in range(history[-1]["epoch"] + 1, epochs + 1):
+        for epoch in range(int(history[-1]["epoch"]) + 1, epochs + 1):
             start = time.monotonic()
             # a generator per epoch, so that a resumed training sees the batches it would have seen
             rng = np.random.default_rng([options.seed, epoch])

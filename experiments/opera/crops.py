@@ -11,6 +11,7 @@ from experiments.opera.plans import Planned
 from experiments.train_tools import RECIPES, Recipe, make_batch
 from ir_env.datasets import Dataset, Pair, Photos
 from tool_actors.cotraining import Part
+from tool_actors.errors import IrEnvError
 from tool_actors.tasks import TASK_OF
 from tool_actors.toolbox import Tool, Toolbox
 
@@ -48,7 +49,7 @@ class PlannedCrops:
 
 def _cut(pair: Pair, crop: int | None, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
     """The same crop of both images, flipped from left to right every other time; at the middle, as it is, without a generator."""
-    small, large = pair.degraded, pair.reference
+    small, large = pair.degraded, _reference(pair)
     if crop is not None:
         ratio = _ratio(pair)
         side = min(crop, *large.shape[:2]) // ratio
@@ -84,4 +85,10 @@ def to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def _ratio(pair: Pair) -> int:
-    return pair.reference.shape[0] // pair.degraded.shape[0]
+    return _reference(pair).shape[0] // pair.degraded.shape[0]
+
+
+def _reference(pair: Pair) -> np.ndarray:
+    if pair.reference is None:
+        raise IrEnvError("tools learn from pairs: the dataset has an image without a clean one")
+    return pair.reference

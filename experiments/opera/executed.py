@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -48,7 +49,7 @@ def compare_by_group(planned: Sequence[Planned], before: Mapping[str, Sequence[f
     known = np.any(list(chosen.values()), axis=0)
     chosen |= {"other": list(~known), "all": [True] * len(planned)}
     names = np.array(photographs(planned))
-    told = {}
+    told: dict[str, dict[str, Any]] = {}
     for group, mask in chosen.items():
         if not any(mask):
             continue

@@ -167,7 +167,7 @@ def measure(job: Mapping[str, Any]) -> list[dict[str, Any]]:
     for number, step, result in iter_plans(executor, [(start, [job["tools"][name] for name in plan]) for plan in plans], AT_ONCE):
         if result.error is not None:
             raise result.error
-        if step + 1 == len(plans[number]):
+        if step + 1 == len(plans[number]) and result.state is not None:
             waiting[number] = result.state.pixels
         if len(waiting) == AT_ONCE:
             metric_seconds += judge()

@@ -121,8 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
     table.show(console)
     table.save(options.out / "table.json")
     if GREEDY in rows:
+        best = rows[GREEDY]
         for name, row in rows.items():
-            console.print(f"{name}: {row.gain / rows[GREEDY].gain:.0%} of greedy's gain, {row.tools / rows[GREEDY].tools:.0%} of its tools")
+            share = (row.gain or 0.0) / (best.gain or 1.0)
+            console.print(f"{name}: {share:.0%} of greedy's gain, {row.tools / best.tools:.0%} of its tools")
     groups = group_of(samples)
     by_group = {name: group_means(row.per_image, groups) for name, row in rows.items()}
     save_json(by_group, options.out / "by_group.json")

@@ -251,7 +251,8 @@ def _check_environment(config: Any) -> None:
     try:
         # the pool that it may run on is started later
         arguments: dict[str, Any] = {**config.env_config, "executor": "local"}
-        env = gymnasium.make_vec(name, config.num_envs_per_env_runner, vectorization_mode="vector_entry_point", **arguments).unwrapped
+        made = gymnasium.make_vec(name, config.num_envs_per_env_runner, vectorization_mode="vector_entry_point", **arguments)
+        env: Any = made.unwrapped
     except TypeError as error:
         raise ExperimentError(f"env_config: {error}; its keys are the arguments of {name}") from error
     config.env_config["toolbox"] = env.process.executor.toolbox.references

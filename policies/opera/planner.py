@@ -48,7 +48,8 @@ class WholePlanner(Planner):
         written = self.write([observations[index] for index in new]) if new else []
         made = dict(zip([keys[index] for index in new], written, strict=True))
         told = [made[key] if key in made else self._answers[key] for key in keys]
-        self._answers.update(made)
+        for key, answer in made.items():
+            self._answers[key] = answer
         return told
 
 

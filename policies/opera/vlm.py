@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -44,7 +44,7 @@ _TASK_WORDS = {TASK_OF[name]: name.replace("_", " ") for name in DEGRADATIONS}
 class PlanPrompter(Prompter):
     """Writes OPERA's prompt, with the degradations and tools of a table of actions, and answers of whole plans."""
 
-    tags = (*(f"<{slash}{part}>" for part in PARTS for slash in ("", "/")), "['", "', '", "']", "[]")
+    tags: ClassVar[tuple[str, ...]] = (*(f"<{slash}{part}>" for part in PARTS for slash in ("", "/")), "['", "', '", "']", "[]")
 
     @cached_property
     def system(self) -> str:
@@ -110,7 +110,7 @@ class VLMPlanPlanner(WholePlanner):
 
     def write(self, observations: Sequence[Observation]) -> list[PlanAnswer]:
         prompter = self.settings.prompter(observations[0].actions)
-        chats = [prompter.messages(prompter.pictures(self.settings.view.look(each.trajectory[:1]))) for each in observations]
+        chats = [prompter.messages(prompter.pictures(self.settings.view.look(each.trajectory[:1])), ()) for each in observations]
         texts = self.vlm.generate(self.vlm.encode(chats), 0.0, self.max_tokens).texts
         answers = [parse_plan(text, each.actions, self.max_plan) for text, each in zip(texts, observations, strict=True)]
         self.counts["answers"] += len(answers)

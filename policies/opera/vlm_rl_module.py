@@ -11,6 +11,7 @@ import numpy as np
 
 from ir_env.actions import ActionTable
 from ir_env.plan_answer import plan_space
+from ir_env.planner import Planner
 from policies.opera.vlm import PlanSettings, VLMPlanPlanner
 from policies.vlm.rl_module import VLMRLModule
 from tool_actors.errors import IrEnvError
@@ -33,7 +34,7 @@ class VLMPlanRLModule(VLMRLModule):
     def meanings(self, texts: Sequence[str]) -> np.ndarray:
         return np.array(texts, object)
 
-    def planner(self, name: str, env_config: Mapping[str, Any]) -> VLMPlanPlanner:
+    def planner(self, name: str, env_config: Mapping[str, Any]) -> Planner:
         [max_plan] = self.observation_space["history"].shape
         planner = VLMPlanPlanner(self.vlm, replace(self.settings, toolbox=env_config.get("toolbox")), max_plan, self.max_tokens)
         planner.name, planner.env_config = name, dict(env_config)

@@ -56,7 +56,9 @@ class RemoteVLM(Planner):
             chats.append(prompter.messages(prompter.pictures(self.view.look(each.trajectory)), each.history))
         made = dict(zip(new, self.endpoint.ask_all(chats), strict=True))
         told = [made[key] if key in made else self._told[key] for key in keys]
-        self._told.update({key: text for key, text in made.items() if text is not None})
+        for key, text in made.items():
+            if text is not None:
+                self._told[key] = text
         return [self._action(text, each) for text, each in zip(told, observations, strict=True)]
 
     def _action(self, text: str | None, observation: Observation) -> int:

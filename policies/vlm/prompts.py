@@ -6,6 +6,7 @@ import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -149,7 +150,7 @@ class Prompter:
                 made.append(index)
         return made
 
-    tags = (OPEN, CLOSE)
+    tags: ClassVar[tuple[str, ...]] = (OPEN, CLOSE)
     """What stands around the parts of an answer."""
 
     def vocabulary(self) -> Iterator[str]:

@@ -14,6 +14,7 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from ir_env.actions import MALFORMED, ActionTable
+from ir_env.planner import Planner
 from ir_env.view import View
 from policies.grpo.token_policy import TOKEN_MASK, TokenPolicy, TrainableStateModule
 from policies.vlm.model import MAX_TOKENS, VisionLanguageModel
@@ -164,7 +165,7 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
 
     # -- using --------------------------------------------------------------------------------------------------------------------
 
-    def planner(self, name: str, env_config: Mapping[str, Any]) -> VLMPlanner:
+    def planner(self, name: str, env_config: Mapping[str, Any]) -> Planner:
         """The most probable answers, as a planner."""
         planner = VLMPlanner(self.vlm, replace(self.settings, toolbox=env_config.get("toolbox")), max_tokens=self.max_tokens)
         planner.name, planner.env_config = name, dict(env_config)
