@@ -14,7 +14,7 @@ same command after an interruption goes on where it stopped.
 
 Results to expect
 -----------------
-Not measured yet.
+Not measured at length: each half by itself is, see ``planner.py`` and ``cotrain.py``.
 """
 
 from __future__ import annotations
