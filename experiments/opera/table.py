@@ -21,10 +21,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
+
+if TYPE_CHECKING:
+    from ir_env.evaluation import Table
 
 PAPER: dict[str, dict[str, tuple[float, ...]]] = {
     "1": {
@@ -129,6 +133,9 @@ def main(arguments: list[str] | None = None) -> int:
     by_group = {name: group_means(row.per_image, groups) for name, row in rows.items()}
     save_json(by_group, options.out / "by_group.json")
     show_groups(by_group, options.paper, console)
+    for first, second in pairs:
+        for line in group_differences(table, first, second[0], groups):
+            console.print(line, soft_wrap=True)
     return 0
 
 
@@ -149,6 +156,22 @@ def group_means(per_image: dict[str, list], groups: Sequence[str]) -> dict[str, 
         for group in "ABC"
         if (of == group).any()
     }
+
+
+def group_differences(table: Table, first: Sequence[str], second: str, groups: Sequence[str]) -> list[str]:
+    """A line per group: what the first row, or the mean of several, has more than the second, with 95 % intervals by photograph."""
+    from ir_env.evaluation import bootstrap
+
+    lines = []
+    for group in sorted(set(groups) - {""}):
+        chosen, told = np.array(groups) == group, []
+        for column in ("gain", *METRICS):
+            ours = np.mean([np.array(table.row(name).per_image[column], float) for name in first], axis=0)
+            values = (ours - np.array(table.row(second).per_image[column], float))[chosen]
+            low, high = bootstrap(values, np.array(table.photographs)[chosen]) or (float("nan"),) * 2
+            told.append(f"{column} {np.nanmean(values):+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append(f"group {group}, {' + '.join(first)} less {second}: {'; '.join(told)}")
+    return lines
 
 
 def show_groups(by_group: dict[str, dict], paper: str, console: Console) -> None:

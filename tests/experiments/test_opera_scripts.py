@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from experiments.opera import alternate, clone, curves
 from experiments.opera.behaviour import Planned, behaviour
-from experiments.opera.table import PAPER, group_means, group_of
+from experiments.opera.table import METRICS, PAPER, group_differences, group_means, group_of
 from experiments.tir_agent import demos
+from ir_env.evaluation import Row, Table
 from ir_env.observation import observe_state
 from ir_env.plan_answer import plan_space
 from ir_env.view import View
@@ -49,6 +50,19 @@ def test_means_by_group_and_the_papers_contradiction():
     means = group_means(per_image, group_of(samples))
     assert means["A"]["psnry"] == 2 and means["B"]["psnry"] == 2 and "C" not in means
     assert PAPER["1"]["OPERA, full"] == PAPER["10"]["with Rc, full"] != PAPER["9"]["1:3:5, full"]
+
+
+def test_differences_by_group_are_of_the_mean_of_the_first_rows():
+    def row(name, gains):
+        columns = {column: gains for column in ("gain", *METRICS)}
+        return Row(name, 4, 0.0, None, 0.0, None, {}, 0.0, 0.0, 0.0, 0.0, 0, columns)
+
+    rows = [row("a", [2.0, 4.0, 1.0, 9.0]), row("b", [4.0, 6.0, 1.0, 9.0]), row("c", [1.0, 2.0, 3.0, 0.0])]
+    told = group_differences(Table(rows, ["p", "q", "p", "q"]), ["a", "b"], "c", ["A", "A", "B", ""])
+    assert [line.partition(";")[0] for line in told] == [
+        "group A, a + b less c: gain +2.500 [+2.000, +3.000]",
+        "group B, a + b less c: gain -2.000 [+nan, +nan]",
+    ]
 
 
 def test_curves_are_read_and_drawn(tmp_path):
