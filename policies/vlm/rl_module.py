@@ -12,6 +12,7 @@ import gymnasium
 import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from ir_env.actions import MALFORMED, ActionTable
 from ir_env.planner import Planner
@@ -21,6 +22,7 @@ from policies.vlm.model import MAX_TOKENS, VisionLanguageModel
 from policies.vlm.parser import parse
 from policies.vlm.planner import PolicySettings, VLMPlanner
 from policies.vlm.prompts import distinct, same_prompt
+from policies.vlm.sharding import shard
 from tool_actors.errors import IrEnvError
 
 
@@ -70,6 +72,7 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         # in a list: it is neither trained, nor sent, nor stored
         kept = options.get("keep_reference") and not self.inference_only
         self._reference = [copy.deepcopy(self.model).requires_grad_(False)] if kept else []
+        self.sharded = False
 
     Settings = PolicySettings
 
@@ -120,12 +123,12 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         chats = [self.prompter.messages(pictures[index], calls[index]) for index in first]
         if len(chats) == len(rows):
             return self.vlm.encode(chats), None
-        if self.checkpointing and torch.is_grad_enabled():
-            # transformers keeps no cache then
+        if self.sharded or (self.checkpointing and torch.is_grad_enabled()):
+            # learners that share parameters must all call the model equally often; and transformers keeps no cache while it recomputes
             return self.vlm.encode([chats[row] for row in rows]), None
         return self.vlm.encode(chats), torch.tensor(rows, device=self.vlm.device)
 
-    # -- scoring ------------------------------------------------------------------------------------------------------------------
+    # -- learning -----------------------------------------------------------------------------------------------------------------
 
     def score_actions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         mask = batch[TOKEN_MASK].reshape(len(batch[TOKEN_MASK]), -1) > 0
@@ -137,6 +140,13 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
         # back to the full width, in which the columns of the batch are
         logprobs, entropies = (torch.nn.functional.pad(score, (0, mask.shape[1] - width)) for score in scores)
         return logprobs, entropies
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """FSDP2, of the kept reference too; runners get the weights in the type that ``dtype`` says, whatever the learners keep."""
+        self.runner_dtypes = {name: parameter.dtype for name, parameter in self.named_parameters()}
+        for model in (self.model, *self._reference):
+            shard(model, mesh)
+        self.sharded = True
 
     @contextmanager
     def _checkpointed(self) -> Iterator[None]:
