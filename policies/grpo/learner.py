@@ -87,7 +87,10 @@ class GRPOTorchLearner(TorchLearner):
         if not self.config.fully_shard:
             return super()._get_optimizer_state()
         return {
-            name: {"module_id": self._optimizer_name_to_module[name], "state": convert_to_numpy(_map_tensors(whole, optimizer.state_dict()))}
+            name: {
+                "module_id": self._optimizer_name_to_module[name],
+                "state": convert_to_numpy(_map_tensors(whole, optimizer.state_dict())),
+            }
             for name, optimizer in self._named_optimizers.items()
         }
 

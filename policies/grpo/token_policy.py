@@ -68,7 +68,7 @@ class TrainableStateModule(TorchRLModule):
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         dtypes = self.runner_dtypes if inference_only else {}
         state = ((name, whole(value.detach())) for name, value in self.state_dict().items() if name in trainable)
-        return {name: _to_numpy(value.to(dtypes.get(name, value.dtype))) for name, value in state}
+        return {name: to_numpy(value.to(dtypes.get(name, value.dtype))) for name, value in state}
 
     def set_state(self, state: dict[str, Any]) -> None:
         own = self.state_dict()
@@ -83,16 +83,17 @@ class TrainableStateModule(TorchRLModule):
         with torch.no_grad():
             # one at a time: of what Ray shares between processes none makes a copy of its own
             for name, value in state.items():
-                own[name].copy_(place(_to_tensor(value), own[name]))
+                own[name].copy_(place(to_tensor(value), own[name]))
 
 
-def _to_numpy(value: Tensor) -> np.ndarray:
+def to_numpy(value: Tensor) -> np.ndarray:
     """numpy has no bfloat16: its bits travel as uint16, which no parameter has."""
     value = value.cpu()
     # a copy: the parameters change
     return np.array((value.view(torch.uint16) if value.dtype == torch.bfloat16 else value).numpy())
 
 
-def _to_tensor(value: np.ndarray) -> Tensor:
+def to_tensor(value: np.ndarray) -> Tensor:
+    """What :func:`to_numpy` wrote."""
     tensor = convert_to_torch_tensor(value)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
