@@ -81,7 +81,7 @@ def tiny_vlm(model: Path, **model_config: Any) -> Any:
     options = {"model": str(model), "actions": ACTIONS, "max_tokens": 24, **model_config}
     config = _config(2).rl_module(rl_module_spec=RLModuleSpec(module_class=VLMRLModule, model_config=options))
     config.env_config["view"] = VIEW
-    return config.training(lr=1e-4, micro_batch_size=2)
+    return config.training(lr=3e-5, micro_batch_size=2)
 
 
 def _config(max_steps: int) -> Any:

@@ -28,7 +28,7 @@ from tool_actors.errors import IrEnvError
 
 EXPERIMENT, NAME = "experiments/tir_agent/qwen3vl_8b.py", "run"
 TOOLS = ["tv.denoise", "dcp.strong", "gamma.brighten", "bicubic.x4"]
-ACTIONS = [["denoise", "tv.denoise"], ["dehaze", "dcp.strong"], ["brighten", "gamma.brighten"], ["super_resolve", "bicubic.x4"]]
+ACTIONS = [("denoise", "tv.denoise"), ("dehaze", "dcp.strong"), ("brighten", "gamma.brighten"), ("super_resolve", "bicubic.x4")]
 VIEW = {"overview": 0, "glimpses": 0, "whole": 96, "images": "all"}
 METRICS = ["psnr", "ssim_ycbcr", "gmsd", "nlpd", "piqe", "fsim"]
 COMBOS = "noise,low_resolution,haze+low_resolution"

@@ -16,11 +16,11 @@ def shard(model: torch.nn.Module, mesh: DeviceMesh) -> None:
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     together = set(base._no_split_modules or ())
-    computes_in = next((parameter.dtype for parameter in model.parameters() if parameter.dtype != torch.float32), None)
+    half = next((parameter.dtype for parameter in model.parameters() if parameter.dtype.itemsize == 2), None)
     layers = [module for module in model.modules() if type(module).__name__ in together]
     for module in [*layers, model]:
         for parameter in module.parameters():
-            if parameter.requires_grad and parameter.dtype != torch.float64:
+            if parameter.requires_grad and half:
                 parameter.data = parameter.data.float()
-        policy = MixedPrecisionPolicy(param_dtype=computes_in, reduce_dtype=torch.float32, cast_forward_inputs=module is model)
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=half and torch.float32, cast_forward_inputs=module is model)
         fully_shard(module, mesh=mesh, mp_policy=policy)
