@@ -7,7 +7,8 @@ How to run
 The experiment file is run as it stands, by ``rllib train file``; what differs are the sizes (:data:`SMALLER`). A Qwen3-VL of 5 million
 parameters with the same view takes the model's place; it learns to write calls first, at random, for lack of a fine-tuned one. Photographs
 have different sizes, some are of low resolution; six metrics that need no weights stand in for the paper's; tools run in a pool; two
-learners share the parameters (FSDP2, in bfloat16); and the run is killed after its first checkpoint, and resumed.
+learners share the parameters (FSDP2, in bfloat16); and the run is killed after its first checkpoint, and resumed on the cluster, which goes
+on.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cli.common import guarded
+from experiments.cli.common import guarded, prepare_ray, start_ray
 from tool_actors.errors import IrEnvError
+
+prepare_ray()
 
 EXPERIMENT, NAME = "experiments/tir_agent/qwen3vl_8b.py", "run"
 TOOLS = ["tv.denoise", "dcp.strong", "gamma.brighten", "bicubic.x4"]
@@ -34,16 +37,16 @@ METRICS = ["psnr", "ssim_ycbcr", "gmsd", "nlpd", "piqe", "fsim"]
 COMBOS = "noise,low_resolution,haze+low_resolution"
 SIDES = ((96, 160), (128, 96), (160, 160), (96, 96))
 LESSONS, ITERATIONS = 80, 3
+CPUS = 6
+"""Of the cluster, on paper: one for each process of the run, and two for the pool."""
 SMALLER = {
     "num_env_runners": 1,
     "num_envs_per_env_runner": 8,
     "num_gpus_per_env_runner": 0,
     "num_learners": 2,
     "num_gpus_per_learner": 0,
-    # of two CPUs one is the pool's
-    "num_cpus_for_main_process": 0,
-    "num_cpus_per_env_runner": 0.5,
-    "num_cpus_per_learner": 0.25,
+    "num_cpus_for_main_process": 1,
+    "num_cpus_per_learner": 1,
     "group_size": 4,
     "micro_batch_size": 4,
     "env_config.executor": "pool",
@@ -75,12 +78,16 @@ def rehearse(out: Path, iterations: int, more: list[str]) -> int:
         teach(out / "model")
     print(f"a model that writes calls, and photographs of {len(SIDES)} sizes: {time.perf_counter() - begun:.0f} s", flush=True)
 
+    start_ray(address="local", num_cpus=CPUS)
+    import ray
+
     settings = {**SMALLER, "model_config.model": out / "model", "env_config.dataset.photos": out / "photos"}
-    command = [sys.executable, "-m", "experiments.cli.rllib", "train", "file", EXPERIMENT, "--storage", str(out), "--name", NAME]
+    where = ["--storage", str(out), "--name", NAME, "--address", ray.get_runtime_context().gcs_address, "--samples", "0"]
+    command = [sys.executable, "-m", "experiments.cli.rllib", "train", "file", EXPERIMENT, *where]
     given = [f"--set={key}={value}" for key, value in settings.items()]
     begun = time.perf_counter()
     first = subprocess.Popen(
-        [*command, *given, *(f"--set={one}" for one in more), f"--stop=training_iteration={iterations}", "--samples=0"],
+        [*command, *given, *(f"--set={one}" for one in more), f"--stop=training_iteration={iterations}"],
         start_new_session=True,
     )
     wait_for_checkpoint(out / NAME, first)
@@ -89,7 +96,7 @@ def rehearse(out: Path, iterations: int, more: list[str]) -> int:
     done = len(results(out / NAME))
     print(f"killed after {done} of {iterations} iterations, {time.perf_counter() - begun:.0f} s", flush=True)
     begun = time.perf_counter()
-    ended = subprocess.run([*command, "--resume", "--samples=0"]).returncode
+    ended = subprocess.run([*command, "--resume"]).returncode
     print(f"resumed to its end in {time.perf_counter() - begun:.0f} s", flush=True)
     report(out / NAME)
     return ended
