@@ -219,8 +219,8 @@ def measure_engines(console: Console, model: Path) -> dict[str, Any]:
         for name, engine in engines.items():
             torch.manual_seed(turn)
             begun = time.perf_counter()
-            # hotter than in training, so that some answers are long
-            written = engine.answer(chats, range(len(chats)), temperature=1.3)
+            # so hot that some answers are malformed, and run on to the limit, as those of a policy that begins to learn
+            written = engine.answer(chats, range(len(chats)), temperature=2.0)
             seconds[name].append((time.perf_counter() - begun) / int(written.mask.sum()))
             lengths[name] += written.mask.sum(1).tolist()
     table = Table("engine", "tokens per second", "tokens per answer", "longest", title="64 answers, 16 at a time, tiny Qwen3-VL")
@@ -242,19 +242,20 @@ PARTS: dict[str, Callable[[Console, Path], dict[str, Any]]] = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
+    parser.add_argument("--address", default="local", help="of a Ray cluster, e.g. auto (default: local, one on this machine)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
-    return guarded(lambda: measure(options.only, options.json))
+    return guarded(lambda: measure(options.only, options.address, options.json))
 
 
-def measure(parts: Sequence[str], file: Path | None) -> int:
+def measure(parts: Sequence[str], address: str, file: Path | None) -> int:
     from experiments.tir_agent.rehearsal import teach
     from tool_actors.threads import limit_threads
 
     limit_threads(1)
     console, told = Console(), {}
     if set(parts) - {"engines"}:
-        start_ray(address="local", num_cpus=CPUS)
+        start_ray(address=address, **({"num_cpus": CPUS} if address == "local" else {}))
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         teach(model)

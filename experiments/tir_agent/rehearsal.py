@@ -65,12 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, the photographs and the run")
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--address", default="local", help="of a Ray cluster, e.g. auto (default: local, one on this machine)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="more settings, as of `rllib train`; repeatable")
     options = parser.parse_args(arguments)
-    return guarded(lambda: rehearse(options.out.resolve(), options.iterations, options.set))
+    return guarded(lambda: rehearse(options.out.resolve(), options.iterations, options.address, options.set))
 
 
-def rehearse(out: Path, iterations: int, more: list[str]) -> int:
+def rehearse(out: Path, iterations: int, address: str, more: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     make_photographs(out / "photos")
@@ -78,7 +79,7 @@ def rehearse(out: Path, iterations: int, more: list[str]) -> int:
         teach(out / "model")
     print(f"a model that writes calls, and photographs of {len(SIDES)} sizes: {time.perf_counter() - begun:.0f} s", flush=True)
 
-    start_ray(address="local", num_cpus=CPUS)
+    start_ray(address=address, **({"num_cpus": CPUS} if address == "local" else {}))
     import ray
 
     settings = {**SMALLER, "model_config.model": out / "model", "env_config.dataset.photos": out / "photos"}
