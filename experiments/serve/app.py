@@ -77,6 +77,7 @@ def make_app(jobs: Jobs, offer: Offer, limits: Limits, metrics: Metrics) -> Fast
 
     # FastAPI's pages of documentation load scripts from elsewhere
     app = FastAPI(title="ir_env", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.jobs = jobs
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,14 +73,27 @@ def server_of(app: Any) -> Any:
 
     from experiments.serve.guard import PatientProtocol
 
-    settings = {"lifespan": "on", "ws": "none", "log_level": "warning", "server_header": False, "proxy_headers": False}
-    config = uvicorn.Config(app, http=PatientProtocol, limit_concurrency=app.limits.connections, timeout_graceful_shutdown=5, **settings)
+    config = uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=app.limits.connections,
+        timeout_graceful_shutdown=5,
+    )
     return uvicorn.Server(config)
 
 
 @contextlib.contextmanager
 def service(options: argparse.Namespace) -> Iterator[Any]:
     """The guarded application, with Ray, pool and deployment behind it for as long as the block runs."""
+    if not options.address and "ray" not in sys.modules:
+        # Ray's processes listen at every address of the machine, and run what they are sent: a secret that only they share keeps others
+        # out. Ray reads it as it is imported.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -173,8 +187,6 @@ def _cluster(address: str | None) -> Iterator[bool]:
         except ConnectionError as error:
             raise IrEnvError(f"no Ray cluster runs at {address!r}: leave out --address, or start one with `ray start --head`") from error
     else:
-        # Ray's processes listen at every address of the machine, and run what they are sent: a secret that only they share keeps others out
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         start_ray(address="local", _node_ip_address="127.0.0.1", object_store_memory=OBJECT_STORE_BYTES)
     try:
         yield not address
