@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from policies.loading import DEFAULT, load_policy
 from policies.planners import FixedPlan
 from tool_actors.devices import choose_device
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.executor import ImageState, LocalExecutor, Quantize, Request
+from tool_actors.executor import Executor, ImageState, LocalExecutor, Quantize, Request, Scorer
 from tool_actors.make_executor import make_executor
 from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import load_toolbox
@@ -305,11 +305,25 @@ def photograph_process(
         settings["max_steps"] = max_steps
     tools, trained_with = settings.pop("toolbox", "default"), settings.pop("quantize", "uint8")
     if executor is not None:
-        return RestorationProcess(**settings, executor=make_executor(executor, tools, quantize or trained_with))
+        pool = make_executor(executor, tools, quantize or trained_with)
+        return RestorationProcess(**settings, executor=_ScoresNothing(pool))
     # a photograph is worth all cores, and the last bit that some networks round otherwise with more of them
     threads = threads or os.cpu_count() or 1
     local = LocalExecutor(load_toolbox(tools), quantize or trained_with, cache_bytes=0, device=device, threads=threads)
     return RestorationProcess(**settings, executor=local)
+
+
+class _ScoresNothing:
+    """An executor that sends no image away for :class:`NoMetrics`."""
+
+    def __init__(self, executor: Executor):
+        self.toolbox, self.stats, self.quantize = executor.toolbox, executor.stats, executor.quantize
+        self.run, self._score = executor.run, executor.score
+
+    def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        if isinstance(scorer, NoMetrics):
+            return list(scorer.score(states, references))
+        return self._score(scorer, states, references)
 
 
 def _with_tile(toolbox: Toolbox, tile: int) -> Toolbox:

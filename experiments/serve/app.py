@@ -83,7 +83,7 @@ def make_app(jobs: Jobs, offer: Offer, limits: Limits, metrics: Metrics) -> Fast
 
     async def taken(request: Request, wanted: Wanted) -> Job:
         wanted.check(offer, limits)
-        job = jobs.begin()
+        job = jobs.begin(int(request.headers.get("content-length", limits.max_bytes)))
         try:
             path = job.folder / "photograph"
             await receive(request, path, limits)

@@ -78,7 +78,7 @@ def server_of(app: Any) -> Any:
         http=PatientProtocol,
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         server_header=False,
         proxy_headers=False,
         limit_concurrency=app.limits.connections,

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -20,7 +21,7 @@ CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 ADDRESSES = 4096
 """Whose rate is remembered."""
 HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -68,7 +69,7 @@ class Guard:
             await self.app(scope, body, guarded_send)
         except Refused as refused:
             await refuse(refused, guarded_send)
-        except ConnectionError:
+        except (ConnectionError, ClientDisconnect):
             status = 499
         finally:
             self.metrics.answered(scope, status, time.perf_counter() - start)

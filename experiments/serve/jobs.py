@@ -75,7 +75,7 @@ class Jobs:
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._tasks: list[asyncio.Task] = []
         self.folder = Path()
-        metrics.watch("ir_env_waiting", "Photographs that wait", self._queue.qsize)
+        metrics.watch("ir_env_waiting", "Photographs that wait", lambda: self.waiting)
         metrics.watch(
             "ir_env_running", "Photographs that are restored now", lambda: sum(job.state == "running" for job in self._jobs.values())
         )
@@ -101,7 +101,7 @@ class Jobs:
 
     @property
     def waiting(self) -> int:
-        return self._queue.qsize()
+        return sum(job.state == "waiting" and job.upload is not None for job in self._jobs.values())
 
     def get(self, id: str) -> Job:
         if (job := self._jobs.get(id)) is None:
@@ -112,15 +112,15 @@ class Jobs:
         """How many wait before it."""
         return [each.id for each in self._jobs.values() if each.state == "waiting" and each.upload].index(job.id)
 
-    def begin(self) -> Job:
-        """A job without its photograph; raises :class:`Refused` if there is no room for one."""
+    def begin(self, size: int) -> Job:
+        """A job for a photograph of at most so many bytes, which is on its way; raises :class:`Refused` if there is no room for it."""
         if self.waiting >= self.limits.waiting:
             raise Refused(503, f"{self.waiting} photographs wait already", RETRY_S)
-        self._make_room(self.limits.max_bytes)
-        if self.kept_bytes + self.limits.max_bytes > self.limits.disk_bytes:
+        self._make_room(size)
+        if self.kept_bytes + size > self.limits.disk_bytes:
             raise Refused(503, "the disk space of the service is in use", RETRY_S)
         job = Job(id := secrets.token_urlsafe(16), self.folder / secrets.token_hex(8))
-        job.bytes = self.limits.max_bytes  # until it is known
+        job.bytes = size
         job.folder.mkdir()
         self._jobs[id] = job
         return job
@@ -138,6 +138,7 @@ class Jobs:
             job.task.cancel()
         elif not job.is_over:
             job.state = "cancelled"
+            self._telling = asyncio.ensure_future(self._set(job, "cancelled"))
         shutil.rmtree(job.folder, ignore_errors=True)
 
     def _make_room(self, count: int) -> None:

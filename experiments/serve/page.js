@@ -134,7 +134,7 @@
   part("after").addEventListener("load", () => {
     const { naturalWidth: width, naturalHeight: height } = part("after");
     part("compare").style.aspectRatio = `${width} / ${height}`;
-    part("compare").style.width = `min(100%, ${width}px, ${(75 * width) / height}vh)`;
+    part("view").style.width = `clamp(min(100%, 18rem), min(${width}px, ${(75 * width) / height}vh), 100%)`;
   });
 
   part("file").addEventListener("change", () => choose(part("file").files[0]));

@@ -4,6 +4,7 @@ import json
 import random
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -129,6 +130,16 @@ def test_jobs_wait_are_refused_and_are_forgotten(limits, kinds, running):
     assert not folder.exists()
 
 
+def test_who_waits_for_a_job_that_is_ended_is_told(limits, kinds, running):
+    with running(guard := make(limits)) as server, ThreadPoolExecutor(1) as client:
+        answer = client.submit(server.ask, "POST", "/v1/restore", kinds.files[0])
+        while not guard.app.state.jobs.waiting:
+            time.sleep(0.01)
+        [id] = guard.app.state.jobs._jobs
+        assert server.ask("DELETE", f"/v1/jobs/{id}")[0] == 204
+        assert answer.result()[0] == 410
+
+
 def test_a_rate_by_address(kinds, running):
     with running(make(Limits(rate=3))) as server:
         codes = [server.ask("POST", "/v1/restore?plan=no.such", kinds.files[0])[0] for _ in range(5)]
@@ -194,11 +205,11 @@ def test_results_make_room_for_others(tmp_path):
     async def fill():
         jobs = Jobs(None, Limits(max_bytes=100, disk_bytes=400), Metrics(), 0)
         async with jobs.at_work():
-            kept = [jobs.begin() for _ in range(4)]
+            kept = [jobs.begin(100) for _ in range(4)]
             with pytest.raises(Refused, match="disk space"):
-                jobs.begin()
+                jobs.begin(100)
             kept[1].state = "done"
-            jobs.begin()
+            jobs.begin(100)
             with pytest.raises(Refused, match="no longer kept"):
                 jobs.get(kept[1].id)
 
