@@ -203,7 +203,8 @@ def _pool(options: argparse.Namespace) -> Iterator[Any]:
         yield MCPool.connect(options.pool)
         return
     placement = {"replicas": options.instances or "auto"}
-    pool = MCPool.start({"toolbox": options.toolbox, "placements": [placement], "timeout_s": options.timeout}, name=f"{APPLICATION}-serve")
+    toolbox = str(Path(options.toolbox).resolve()) if Path(options.toolbox).is_file() else options.toolbox
+    pool = MCPool.start({"toolbox": toolbox, "placements": [placement], "timeout_s": options.timeout}, name=f"{APPLICATION}-serve")
     try:
         yield pool
     finally:

@@ -12,9 +12,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.serve.wanted import PREVIEW, Wanted
+
+if TYPE_CHECKING:
+    from ir_env.planner import Planner
+    from policies.restoration import Restorer
 
 GRACE_S = 30.0
 """A restoration that does not end so long after its time, since one call of a library holds it, makes its replica unhealthy, and Serve
@@ -65,16 +69,23 @@ class Restorers:
 
     def __init__(self, policies: Mapping[str, str], pool: str, threads: int, timeout_s: float):
         from policies.loading import load_policy
-        from policies.restoration import Restorer
+        from tool_actors.pool import MCPool
         from tool_actors.threads import limit_threads
 
         limit_threads(1)
         self._executor, self._timeout_s = f"pool:{pool}", timeout_s
+        self._toolbox = MCPool.connect(pool).config.toolbox
         self._threads = ThreadPoolExecutor(threads, "restoration")
         self._running: dict[object, float] = {}
         self._planners = {name: load_policy(policy) for name, policy in policies.items()}
         for planner in self._planners.values():  # what is wrong with one is said now
-            Restorer(planner.fresh(), device="cpu", executor=self._executor)
+            self._restorer(planner)
+
+    def _restorer(self, planner: Planner, **settings: Any) -> Restorer:
+        from policies.restoration import Restorer
+
+        own = planner.toolbox or planner.env_config.get("toolbox")
+        return Restorer(planner.fresh(), toolbox=None if own else self._toolbox, device="cpu", executor=self._executor, **settings)
 
     def check_health(self) -> None:
         late = time.monotonic() - self._timeout_s - GRACE_S
@@ -130,13 +141,12 @@ class Restorers:
     def _finished(self, folder: Path, data: bytes, suffix: str, result_suffix: str, wanted: Wanted, tell: Callable) -> Finished:
         from experiments.restore_trace import scores_of, trace_of
         from policies.planners import FixedPlan
-        from policies.restoration import Restorer
 
         start = time.perf_counter()
         source, result = folder / f"photograph{suffix}", folder / f"restored{result_suffix}"
         source.write_bytes(data)
-        planner = self._planners[wanted.policy].fresh() if wanted.plan is None else FixedPlan(wanted.plan)
-        restorer = Restorer(planner, device="cpu", executor=self._executor, **wanted.settings())
+        planner = self._planners[wanted.policy] if wanted.plan is None else FixedPlan(wanted.plan)
+        restorer = self._restorer(planner, **wanted.settings())
         told = 0
 
         def watch(episode, thoughts) -> None:
