@@ -266,7 +266,7 @@ def _image(job: Job) -> Response:
     kind = TYPES.get(job.result.suffix, "application/octet-stream")
     here = f"/v1/jobs/{job.id}"
     link = f'<{here}/trace>; rel="describedby"; type="application/json", <{here}>; rel="related"'
-    headers = {"link": link, "content-disposition": f'inline; filename="{job.result.name}"', "cache-control": "private, no-store"}
+    headers = {"link": link, "cache-control": "private, no-store"}
     return FileResponse(job.result, media_type=kind, headers=headers)
 
 

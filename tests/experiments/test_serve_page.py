@@ -32,16 +32,22 @@ def photograph(tmp_path):
 
 @pytest.fixture
 def opened(browser, served):
-    """``opened(width, height, scheme, touch)``: the page; whatever it complains about fails the test."""
+    """``opened(width, height, scheme, touch, refused)``: the page; whatever it complains about, and whatever is refused but with these
+    codes, fails the test."""
     complaints, contexts = [], []
 
-    def open_page(width, height=900, scheme="light", touch=False):
+    def open_page(width, height=900, scheme="light", touch=False, refused=()):
+        def console(message):  # of requests that are refused the browser tells by itself
+            if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+                complaints.append(message.text)
+
         size = {"width": width, "height": height}
         context = browser.new_context(viewport=size, color_scheme=scheme, has_touch=touch, is_mobile=touch, accept_downloads=True)
         contexts.append(context)
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("console", console)
+        page.on("response", lambda answer: complaints.append(answer.url) if answer.status >= 400 and answer.status not in refused else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(f"http://127.0.0.1:{served.port}/")
         page.wait_for_selector("#policy option:nth-child(2)", state="attached")
@@ -140,9 +146,7 @@ def test_by_keyboard_alone(opened, photograph, tmp_path):
 
 def test_what_is_no_photograph_is_told(opened, tmp_path):
     (tmp_path / "letter.png").write_text("Dear Sir")
-    page = opened(390, touch=True)
-    failed = []
-    page.on("response", lambda answer: failed.append(answer.status) if answer.status >= 400 else None)
+    page = opened(390, touch=True, refused=(415,))
     page.set_input_files("#file", tmp_path / "letter.png")
     page.locator("#wrong").wait_for()
-    assert "this is no photograph" in page.inner_text("#wrong") and failed == [415]
+    assert "this is no photograph" in page.inner_text("#wrong")
