@@ -129,7 +129,7 @@
     part("after").alt = at ? `after ${step.tool}` : "the photograph as it came";
     part("name").textContent = at ? step.tool : "as it came";
     const thought = Object.entries(step.thought || {}).map(([tool, share]) => `${tool} ${Math.round(share * 100)} %`).join(", ");
-    part("thought").textContent = at ? `${step.tool} took ${step.seconds.toFixed(2)} s.${thought ? ` What the policy thought of: ${thought}.` : ""}` : "";
+    part("thought").textContent = at ? `${step.tool}: ${step.seconds.toFixed(2)} s of work.${thought ? ` What the policy thought of: ${thought}.` : ""}` : "";
   };
   part("after").addEventListener("load", () => {
     const { naturalWidth: width, naturalHeight: height } = part("after");
