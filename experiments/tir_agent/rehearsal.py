@@ -117,8 +117,8 @@ def make_photographs(folder: Path) -> None:
         save_image(folder / f"{photo}.png", cv2.resize(photos.load(photo), (width, height), interpolation=cv2.INTER_AREA))
 
 
-def teach(folder: Path) -> None:
-    """A tiny Qwen3-VL that writes well-formed calls most of the time, whichever."""
+def teach(folder: Path, lessons: int = LESSONS) -> None:
+    """A tiny Qwen3-VL that writes well-formed calls most of the time, whichever; without lessons it writes anything."""
     import torch
 
     from ir_env.actions import ActionTable
@@ -134,7 +134,7 @@ def teach(folder: Path) -> None:
     optimiser = torch.optim.Adam(vlm.model.parameters(), 2e-3)
     rng = np.random.default_rng(0)
     answers = [prompter.answer(action) for action in range(len(ACTIONS) + 1)]
-    for lesson in range(LESSONS):
+    for lesson in range(lessons):
         pictures = rng.integers(0, 256, (8, 2, 64, 64, 3), np.uint8)
         histories = [(index % 3,) * (index % 2) for index in range(len(pictures))]
         chats = [prompter.messages(list(seen[: 1 + len(past)]), past) for seen, past in zip(pictures, histories, strict=True)]

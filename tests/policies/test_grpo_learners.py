@@ -64,7 +64,7 @@ def test_a_learner_without_enough_rows_keeps_step(monkeypatch, rows, size, fille
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    teach(folder)
+    teach(folder, lessons=0)
     return folder
 
 
