@@ -115,9 +115,9 @@ def sample(config: Any, rounds: int) -> tuple[dict[str, Any], list[list[Any]]]:
     return spaces, sampled
 
 
-def learner_group(config: Any, learners: int, spaces: dict[str, Any], fully_shard: bool = False) -> Any:
-    """So many learners, in processes of their own; one, unless parameters are to be sharded, in this."""
-    config = config.copy().learners(num_learners=learners if learners > 1 or fully_shard else 0, num_cpus_per_learner=1)
+def learner_group(config: Any, learners: int, spaces: dict[str, Any], fully_shard: bool = False, alone: bool = False) -> Any:
+    """So many learners, in processes of their own; one learner is in this, unless it shards, or is to be ``alone``."""
+    config = config.copy().learners(num_learners=learners if learners > 1 or fully_shard or alone else 0, num_cpus_per_learner=1)
     config.training(fully_shard=fully_shard).validate()
     return config.build_learner_group(spaces=spaces)
 
@@ -175,28 +175,31 @@ def measure_equality(console: Console, model: Path) -> dict[str, Any]:
 
 
 def measure_throughput(console: Console, model: Path) -> dict[str, Any]:
-    config = tiny_vlm(model)
+    # learners meet at every layer of every micro-batch where they share parameters, and once per step where they do not
+    config = tiny_vlm(model).training(num_minibatches=1, micro_batch_size=ROLLOUTS // 2)
     spaces, [episodes] = sample(config, 1)
-    # neither in this process, which has other work
-    groups = {learners: learner_group(config.copy().learners(num_learners=1), learners, spaces, fully_shard=True) for learners in (1, 2)}
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    for turn in range(TIMED + 1):
-        for learners, group in groups.items():
-            begun = time.perf_counter()
-            update(group, episodes, turn)
-            seconds[learners].append(time.perf_counter() - begun)
-    for group in groups.values():
-        group.shutdown()
-    # the first is warming up
-    medians = {learners: statistics.median(each[1:]) for learners, each in seconds.items()}
-    ratio = medians[1] / medians[2]
-    steps = sum(map(len, episodes))
-    table = Table("learners", "seconds per update", "steps per second", title="throughput, tiny Qwen3-VL, FSDP2, one thread each")
-    for learners, median in medians.items():
-        table.add_row(str(learners), f"{median:.2f}", f"{steps / median:.1f}")
+    steps, told = sum(map(len, episodes)), {}
+    table = Table("learners", "seconds per update", "steps per second", title="throughput, tiny Qwen3-VL, one thread each")
+    for name, fully_shard in (("DDP", False), ("FSDP2", True)):
+        # also the one in a process of its own
+        groups = {number: learner_group(config, number, spaces, fully_shard, alone=True) for number in (1, 2)}
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for turn in range(TIMED + 1):
+            for number, group in groups.items():
+                begun = time.perf_counter()
+                update(group, episodes, turn)
+                seconds[number].append(time.perf_counter() - begun)
+        for group in groups.values():
+            group.shutdown()
+        # the first is warming up
+        medians = {number: statistics.median(each[1:]) for number, each in seconds.items()}
+        for number, median in medians.items():
+            table.add_row(f"{name}, {number}", f"{median:.2f}", f"{steps / median:.1f}")
+        told[name] = {"seconds": medians, "ratio": medians[1] / medians[2], "load": os.getloadavg()[0]}
     console.print(table)
-    console.print(f"two learners over one: {ratio:.2f}x; load of the machine {_load()}")
-    return {"seconds": medians, "ratio": ratio, "load": os.getloadavg()[0]}
+    ratios = ", ".join(f"{name} {each['ratio']:.2f}x" for name, each in told.items())
+    console.print(f"two learners over one: {ratios}; load of the machine {_load()}")
+    return told
 
 
 def measure_engines(console: Console, model: Path) -> dict[str, Any]:

@@ -147,11 +147,16 @@ def teach(folder: Path, lessons: int = LESSONS) -> None:
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
-    """Until the run has told its first result and kept its checkpoint."""
-    while not (results(run) and any(run.glob("*/checkpoint_*/.is_checkpoint"))):
+    """Until Tune has kept its state after the run's first checkpoint, from which it then would go on."""
+    while not _newest(run, "experiment_state-*.json") > _newest(run, "*/checkpoint_000000/rllib_checkpoint.json") > 0:
         if process.poll() is not None:
             raise IrEnvError(f"the run ended before its first checkpoint, see {run}")
         time.sleep(0.5)
+
+
+def _newest(run: Path, pattern: str) -> float:
+    """When the newest of such files was written; 0 if there is none."""
+    return max((path.stat().st_mtime for path in run.glob(pattern)), default=0.0)
 
 
 def results(run: Path) -> list[dict]:
