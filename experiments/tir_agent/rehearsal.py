@@ -171,7 +171,7 @@ def report(run: Path) -> None:
         rewards = ", ".join(f"{name} {value:.3f}" for name, value in told["reward"].items())
         print(
             f"iteration {result['training_iteration']}: {result['time_this_iter_s']:.0f} s; {rewards}; format {told['format_rate']:.2f}; "
-            f"loss {learner['total_loss']:.4f}, entropy {learner['entropy']:.2f}, sampling gap {learner['sampling_gap']:.4f}, pool ran "
+            f"gradient {learner['gradients_default_optimizer_global_norm']:.2f}, entropy {learner['entropy']:.2f}, sampling gap {learner['sampling_gap']:.4f}, pool ran "
             f"{result['pool']['executions']:.0f}"
         )
 
