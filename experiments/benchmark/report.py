@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def _results(results: Mapping[str, Any], blocks: Sequence[Block]) -> str:
     gains = {name: (told["means"]["gain"], told["intervals"]["gain"]) for name, told in overall.items()}
     first, *others = blocks
     drawn = page.figures({"Gain in quality, with 95 % intervals by photograph": charts.forest(gains, "gain in quality")})
-    return page.table(first) + drawn + "".join(page.folded(block.title, page.table(block)) for block in others)
+    told = [
+        f"<h3>{escape(block.title)}</h3>{page.table(block)}" if block.shown else page.folded(block.title, page.table(block))
+        for block in others
+    ]
+    return page.table(first) + drawn + "".join(told)
 
 
 def _cost(results: Mapping[str, Any]) -> str:
@@ -75,9 +80,10 @@ def _tool_use(results: Mapping[str, Any], rows: Sequence[Row]) -> str:
     told += page.figures({"Images by the number of tools applied": charts.stacked(shares, "share of images")})
     told += charts.legend([f"{count} tools" for count in next(iter(shares.values()))])
     overall = results["rows"]["overall"]["all"]
-    reference = max(overall, key=lambda name: overall[name]["means"]["gain"])
+    blind = [name for name in overall if not results["policies"][name]["needs_reference"]] or list(overall)
+    reference = max(blind, key=lambda name: overall[name]["means"]["gain"])
     told += page.paragraph(
-        f"What goes with other calls than those of {reference}, which gains most. Over the images on which another policy calls a task or "
+        f"What goes with other calls than those of {reference}, which gains most without the clean image. Over the images on which another policy calls a task or "
         "a tool more (or less) often than it does: the mean difference to it in each metric, turned so that higher is better, in standard "
         "deviations of the metric over all restored images."
     )
