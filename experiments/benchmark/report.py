@@ -83,9 +83,9 @@ def _tool_use(results: Mapping[str, Any], rows: Sequence[Row]) -> str:
     blind = [name for name in overall if not results["policies"][name]["needs_reference"]] or list(overall)
     reference = max(blind, key=lambda name: overall[name]["means"]["gain"])
     told += page.paragraph(
-        f"What goes with other calls than those of {reference}, which gains most without the clean image. Over the images on which another policy calls a task or "
-        "a tool more (or less) often than it does: the mean difference to it in each metric, turned so that higher is better, in standard "
-        "deviations of the metric over all restored images."
+        f"What goes with other calls than those of {reference}, which gains most without the clean image. Over the images on which another "
+        "policy calls a task or a tool more (or less) often than it does: the mean difference to it in each metric, turned so that higher "
+        "is better, in standard deviations of the metric over all restored images."
     )
     for title, of, fewer in (
         ("A task called more often", "tasks", False),

@@ -132,15 +132,13 @@ def spread(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
 def trained_combos(planner: Planner) -> set[Combo] | None:
     """Combinations of degradations, in their order, that a policy's training saw, or that of the encoder it looks through; None if nobody
     knows."""
-    specs = None if planner.trained_combos is None else list(planner.trained_combos)
     dataset = planner.env_config.get("dataset")
+    if planner.trained_combos is None or not isinstance(dataset, Mapping | str | None):
+        return None
+    specs = list(planner.trained_combos)
     if isinstance(dataset, Mapping):
         # what the datasets draw from where nothing is said
-        specs = [*(specs or []), dataset.get("combos", "A,B,C")]
-    elif dataset is not None and not isinstance(dataset, str):
-        return None
-    if specs is None:
-        return None
+        specs.append(dataset.get("combos", "A,B,C"))
     specs += _encoder_combos(planner)
     return {combo for spec in specs for combo in parse_combos(spec).entries}
 

@@ -114,11 +114,10 @@ def against_block(results: Mapping[str, Any], names: Sequence[str]) -> Block:
     rows = []
     for name in names:
         for policy in means:
-            pair = [_signed(found, policy, name, column) for column in ("normalised", "gain")]
-            if policy not in names and all(pair):
-                (normalised, p), (gain, _) = pair
+            normalised, gain = (_signed(found, policy, name, column) for column in ("normalised", "gain"))
+            if policy not in names and normalised and gain:
                 share = means[policy]["executions"] / means[name]["executions"] if means[name]["executions"] else None
-                rows.append((policy, name, normalised, p, gain, "" if share is None else f"{share:.0%}"))
+                rows.append((policy, name, *normalised, gain[0], "" if share is None else f"{share:.0%}"))
     heads = ("policy", "against", "norm. more", "p (Holm)", "gain more", "run, of its")
     note = "Paired by image, 95 % by photograph; run, of its: tools run, in per cent of those that the other one runs."
     return Block("Paired, policy by policy", heads, tuple(rows), note=note, shown=True)

@@ -54,5 +54,7 @@ def set_names(folder: str | Path) -> list[str]:
     folder = Path(folder)
     found = sorted(path.name.removesuffix(DEGRADED) for path in folder.glob(f"*{DEGRADED}") if path.is_dir())
     if not found:
-        raise IrEnvError(f"{folder}: holds no pairs; put degraded images into NAME{DEGRADED} and the clean ones, of the same names, into NAME{CLEAN}")
+        raise IrEnvError(
+            f"{folder}: holds no pairs; put degraded images into NAME{DEGRADED} and the clean ones, of the same names, into NAME{CLEAN}"
+        )
     return found

@@ -20,14 +20,16 @@ class AllInOnePlanner(FixedPlan):
         tool: its name.
 
     Raises:
-        UnknownToolError, WeightsMissing, UnsupportedCheckpointError: there is no such network, or it is not to be had; it says what is missing.
+        UnknownToolError, WeightsMissing, UnsupportedCheckpointError: there is no such network, or it is not to be had; it says why.
         IrEnvError: the tool undoes one degradation alone.
     """
 
     def __init__(self, tool: str = OWN):
         network = load_toolbox([tool])[tool]
         if network.spec.task != ALL_IN_ONE:
-            raise IrEnvError(f"{tool} is a tool for one task, {network.spec.task}: write fixed:{tool}, or name one of the toolbox all_in_one")
+            raise IrEnvError(
+                f"{tool} is a tool for one task, {network.spec.task}: write fixed:{tool}, or name one of the toolbox all_in_one"
+            )
         super().__init__([tool])
         self.name = f"all-in-one: {tool}"
         card = getattr(network, "card", None)

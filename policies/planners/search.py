@@ -139,7 +139,8 @@ def _all(process: RestorationProcess, episode: Episode, ran: list[int], max_leng
 
 
 def _extended(process: RestorationProcess, front: Sequence[Episode], ran: list[int]) -> list[Episode]:
-    """Each of the episodes by every tool that it allows, in one batch; a tool that fails leads nowhere. ``ran`` gets the number of tools."""
+    """Each of the episodes by every tool that it allows, in one batch; a tool that fails leads nowhere. ``ran`` gets the number
+    of tools."""
     moves = [(each, int(action)) for each in front if not each.done for action in np.flatnonzero(each.mask[:-1])]
     ran.append(len(moves))
     reached = [each.fork() for each, _ in moves]

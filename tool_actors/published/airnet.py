@@ -125,7 +125,7 @@ class _Deformed(nn.Module):
         from torchvision.ops import deform_conv2d
 
         told = self.conv_offset_mask(torch.cat([features, degradation], dim=1))
-        return deform_conv2d(features, told[:, :18], self.weight, padding=1, mask=told[:, 18:].sigmoid())
+        return deform_conv2d(features, told[:, :18], self.weight, padding=(1, 1), mask=told[:, 18:].sigmoid())
 
 
 class _Scaled(nn.Module):
