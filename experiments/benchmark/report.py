@@ -56,6 +56,13 @@ def _results(results: Mapping[str, Any], blocks: Sequence[Block]) -> str:
     return page.table(first) + drawn + "".join(told)
 
 
+def best_policy(results: Mapping[str, Any]) -> str:
+    """That with the highest gain, of those that do not look at the clean image, if there are any."""
+    overall = results["rows"]["overall"]["all"]
+    blind = [name for name in overall if not results["policies"][name]["needs_reference"]] or list(overall)
+    return max(blind, key=lambda name: overall[name]["means"]["gain"])
+
+
 def _cost(results: Mapping[str, Any]) -> str:
     overall = results["rows"]["overall"]["all"]
     drawn = {
@@ -77,11 +84,9 @@ def _tool_use(results: Mapping[str, Any], rows: Sequence[Row]) -> str:
     tasks = list(next(iter(counts.values())))
     told = page.figures({"Calls of each task per image": charts.stacked(counts, "calls per image")}) + charts.legend(tasks)
     shares = lengths(rows)
-    told += page.figures({"Images by the number of tools applied": charts.stacked(shares, "share of images")})
-    told += charts.legend([f"{count} tools" for count in next(iter(shares.values()))])
-    overall = results["rows"]["overall"]["all"]
-    blind = [name for name in overall if not results["policies"][name]["needs_reference"]] or list(overall)
-    reference = max(blind, key=lambda name: overall[name]["means"]["gain"])
+    told += page.figures({"Images by the number of tools applied": charts.stacked(shares, "share of images", first=0)})
+    told += charts.legend([f"{count} tool{'' if count == '1' else 's'}" for count in next(iter(shares.values()))], first=0)
+    reference = best_policy(results)
     told += page.paragraph(
         f"What goes with other calls than those of {reference}, which gains most without the clean image. Over the images on which another "
         "policy calls a task or a tool more (or less) often than it does: the mean difference to it in each metric, turned so that higher "
@@ -130,7 +135,8 @@ def _signed(value: float | None) -> str:
 
 
 def read_gallery(run: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What page.js reads: ``pictures`` (data URLs, each once) and ``images`` with the trajectories of all policies."""
+    """What page.js reads: ``pictures`` (data URLs, each once), ``images`` with the trajectories of all policies, and the ``policy`` that is
+    shown first."""
     pictures: dict[str, int] = {}
     images: dict[str, dict[str, Any]] = {}
     for place in results["gallery"]:
@@ -156,7 +162,7 @@ def read_gallery(run: Path, results: Mapping[str, Any]) -> dict[str, Any]:
             },
         )
         image["trajectories"].append({"policy": told["policy"], "steps": steps, "error": told["error"]})
-    return {"pictures": list(pictures), "images": list(images.values())}
+    return {"pictures": list(pictures), "images": list(images.values()), "policy": best_policy(results)}
 
 
 def _picture(path: Path, pictures: dict[str, int]) -> int:

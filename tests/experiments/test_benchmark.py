@@ -379,6 +379,7 @@ def test_the_report_stands_alone(report):
     for word in ('name="viewport"', "prefers-color-scheme: dark", "clip-path", 'type="range"', "Learning curves", "default-src 'none'"):
         assert word in text
     gallery = json.loads(re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)[1])
+    assert gallery["policy"] in ("nothing", "a|b <i>&_", "mine")
     assert len(gallery["images"]) == 3 and all(picture.startswith("data:image/webp;base64,") for picture in gallery["pictures"])
     for image in gallery["images"]:
         assert [each["policy"] for each in image["trajectories"]] == ["nothing", "a|b <i>&_", "mine"]

@@ -26,8 +26,9 @@ def gallery(tmp_path_factory):
         Image.new("RGB", (320, 240), colour).save(file := io.BytesIO(), "WEBP")
         pictures.append("data:image/webp;base64," + base64.b64encode(file.getvalue()).decode())
     steps = [{"tool": tool, "picture": at, "metrics": {"PSNR": "20.00"}} for at, tool in enumerate(["", "tv.denoise"])]
-    image = {"name": "noise: a", "clean": 1, "trajectories": [{"policy": "mine", "steps": steps, "error": ""}]}
-    told = page.page("a report", "", {"Gallery": page.GALLERY}, [], {"pictures": pictures, "images": [image]})
+    trajectories = [{"policy": name, "steps": [*steps, *steps[2 - more :]], "error": ""} for name, more in (("other", 1), ("mine", 0))]
+    image = {"name": "noise: a", "clean": 1, "trajectories": trajectories}
+    told = page.page("a report", "", {"Gallery": page.GALLERY}, [], {"pictures": pictures, "images": [image], "policy": "mine"})
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(told)
     return path
