@@ -182,7 +182,7 @@ def notes_of(results: Mapping[str, Any]) -> list[str]:
             told.append(f"† {name}: its training saw {' and '.join(seen)} of the combinations, which are out of domain for others.")
         if unknown := [test for test, share in policy["seen"].items() if share is None]:
             told.append(
-                f"{name}: what its training saw is not known, so nobody knows whether {' and '.join(unknown)} is out of its domain."
+                f"{name}: what its training saw is not known, so nobody knows whether it met what {' and '.join(unknown)} hold."
             )
         if policy["needs_reference"]:
             told.append(f"{name} looks at the clean image.")
