@@ -158,8 +158,8 @@ def blocks_of(results: Mapping[str, Any]) -> list[Block]:
     marks = {name: " †" for name, told in results["policies"].items() if any(told["seen"].values())}
     blocks = [policies_block("Overall", rows["overall"]["all"], marks)]
     blocks.append(regret_block(rows))
-    if results["against"]:
-        blocks.append(against_block(results, results["against"]))
+    if against := results.get("against"):
+        blocks.append(against_block(results, against))
     blocks += [policies_block(f"Set {name}", part) for name, part in rows["set"].items()]
     of_parts = [column for column in ("gain", "psnry", "ssim_ycbcr") if column == "gain" or column in metrics]
     for scope in ("combination", "degradation"):
@@ -208,7 +208,7 @@ def _reordered(policies: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the trainings saw of the out-of-domain sets in another order, policies with the same shares in one line."""
     alike: dict[str, list[str]] = {}
     for name, policy in policies.items():
-        if shares := [f"{share:.0%} of {test}" for test, share in policy["reordered"].items() if share]:
+        if shares := [f"{share:.0%} of {test}" for test, share in policy.get("reordered", {}).items() if share]:
             alike.setdefault(" and ".join(shares), []).append(name)
     return [
         f"The trainings of {', '.join(names)} saw the degradations of {shares} together in another order than the set's, in that one never."
