@@ -181,9 +181,7 @@ def notes_of(results: Mapping[str, Any]) -> list[str]:
         if seen := [f"{share:.0%} of {test}" for test, share in policy["seen"].items() if share]:
             told.append(f"† {name}: its training saw {' and '.join(seen)} of the combinations, which are out of domain for others.")
         if unknown := [test for test, share in policy["seen"].items() if share is None]:
-            told.append(
-                f"{name}: what its training saw is not known, so nobody knows whether it met what {' and '.join(unknown)} hold."
-            )
+            told.append(f"{name}: what its training saw is not known, so nobody knows whether it met what {' and '.join(unknown)} hold.")
         if policy["needs_reference"]:
             told.append(f"{name} looks at the clean image.")
     told += _reordered(results["policies"])
