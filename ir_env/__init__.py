@@ -1,14 +1,15 @@
 """Image-restoration planning as a Gymnasium environment.
 
-Importing this package registers ``ir_env/Restoration-v0`` and ``ir_env/RestorationPlan-v0`` with Gymnasium; an id such as
-``ir_env:ir_env/Restoration-v0`` imports it by itself.
-Heavy libraries load when an environment is made. A policy of one's own needs nothing but
+Gymnasium knows ``ir_env/Restoration-v0`` and ``ir_env/RestorationPlan-v0`` where the package is installed; where its sources are used
+without that, ids are written ``ir_env:ir_env/Restoration-v0``, or Gymnasium is imported first.
+Heavy libraries, Gymnasium and numpy among them, load when they are needed. A policy of one's own needs nothing but
 
 >>> from ir_env import Planner, compare
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -63,19 +64,21 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register_envs() -> None:
-    import gymnasium
-
-    gymnasium.register(
-        "ir_env/Restoration-v0",
-        entry_point="ir_env.env:RestorationEnv",
-        vector_entry_point="ir_env.vector_env:RestorationVectorEnv",
-    )
-    gymnasium.register(
-        "ir_env/RestorationPlan-v0",
-        entry_point="ir_env.plan_env:RestorationPlanEnv",
-        vector_entry_point="ir_env.plan_env:RestorationPlanVectorEnv",
-    )
+_ENVS = {
+    "ir_env/Restoration-v0": ("ir_env.env:RestorationEnv", "ir_env.vector_env:RestorationVectorEnv"),
+    "ir_env/RestorationPlan-v0": ("ir_env.plan_env:RestorationPlanEnv", "ir_env.plan_env:RestorationPlanVectorEnv"),
+}
 
 
-_register_envs()
+def register_envs() -> None:
+    """Tell Gymnasium of the environments; it calls this itself, as a plugin, while it is being imported."""
+    # of its registry alone, since the rest of it may not be there yet
+    from gymnasium.envs.registration import register, registry
+
+    for name, (one, many) in _ENVS.items():
+        if name not in registry:
+            register(name, entry_point=one, vector_entry_point=many)
+
+
+if "gymnasium.envs.registration" in sys.modules:
+    register_envs()

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from ir_env.compat import import_basicsr
 from skimage.metrics import structural_similarity
 
-from ir_env.compat import import_basicsr
 from ir_env.degradations import degrade
 from ir_env.metrics import DEFAULT_METRICS, METRICS, Metric, MetricError, MetricSuite, MetricWeightsMissing, _resize
 from ir_env.metrics import _to_tensor as to_tensor
