@@ -1,7 +1,7 @@
 """Image-restoration planning as a Gymnasium environment.
 
-Gymnasium knows ``ir_env/Restoration-v0`` and ``ir_env/RestorationPlan-v0`` where the package is installed; where its sources are used
-without that, ids are written ``ir_env:ir_env/Restoration-v0``, or Gymnasium is imported first.
+Importing this package registers ``ir_env/Restoration-v0`` and ``ir_env/RestorationPlan-v0`` with Gymnasium; an id such as
+``ir_env:ir_env/Restoration-v0`` imports it by itself.
 Heavy libraries, Gymnasium and numpy among them, load when they are needed. A policy of one's own needs nothing but
 
 >>> from ir_env import Planner, compare
@@ -9,10 +9,10 @@ Heavy libraries, Gymnasium and numpy among them, load when they are needed. A po
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ir_env.registration import register_when_imported
 from tool_actors.errors import IrEnvError
 
 if TYPE_CHECKING:
@@ -64,21 +64,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-_ENVS = {
-    "ir_env/Restoration-v0": ("ir_env.env:RestorationEnv", "ir_env.vector_env:RestorationVectorEnv"),
-    "ir_env/RestorationPlan-v0": ("ir_env.plan_env:RestorationPlanEnv", "ir_env.plan_env:RestorationPlanVectorEnv"),
-}
-
-
-def register_envs() -> None:
-    """Tell Gymnasium of the environments; it calls this itself, as a plugin, while it is being imported."""
-    # of its registry alone, since the rest of it may not be there yet
-    from gymnasium.envs.registration import register, registry
-
-    for name, (one, many) in _ENVS.items():
-        if name not in registry:
-            register(name, entry_point=one, vector_entry_point=many)
-
-
-if "gymnasium.envs.registration" in sys.modules:
-    register_envs()
+register_when_imported()

@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from ir_env import register_envs
 from ir_env.actions import MALFORMED, ActionTable
 from ir_env.datasets import Dataset, Sample, load_dataset
 from ir_env.episode import Episode, Outcome
@@ -26,9 +25,6 @@ from tool_actors.plans import run_plans
 from tool_actors.toolbox import Toolbox
 
 __all__ = ["DEFAULT_MAX_STEPS", "PHOTO_LOW_RESOLUTION_BELOW", "RestorationProcess"]
-
-# where the package is not installed, and was imported before Gymnasium, nobody else has told it
-register_envs()
 
 DEFAULT_MAX_STEPS = 6
 PHOTO_LOW_RESOLUTION_BELOW = 300

@@ -1,4 +1,4 @@
-"""SkyRL's ``BaseTextEnv`` on our episodes (extra ``skyrl``); docs/engines.md says how to register it."""
+"""SkyRL's ``BaseTextEnv`` on our episodes (extra ``skyrl``); docs/verl.md says how to register it."""
 
 from __future__ import annotations
 
