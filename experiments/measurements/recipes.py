@@ -100,8 +100,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 def estimate(recipe: Recipe, machine: Machine, image_s: float) -> dict:
     """Memory per GPU in GiB, seconds of an update and of its parts, and what a pass over all images takes.
 
-    Sampling, tools and learning follow one another, as they do in GRPO here and in verl; where learners and samplers share GPUs, the weights
-    of the one are put aside while the other works.
+    Sampling, tools and learning follow one another, as they do in GRPO here and in verl; where learners and samplers share GPUs, the
+    weights of the one are put aside while the other works.
     """
     sizes = Sizes.of(on_meta(QWEN3_VL_8B, LORA if recipe.lora else None))
     visual = STEPS * visual_tokens(QWEN3_VL_8B, 512, 512)
