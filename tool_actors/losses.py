@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.extras import need
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -229,6 +230,7 @@ def _clipiqa(device: str) -> Term:
 
 
 def _metric(name: str, device: str) -> nn.Module:
+    need("pyiqa")
     import pyiqa
 
     return pyiqa.create_metric(name, as_loss=True, device=torch.device(device))

@@ -6,6 +6,7 @@ from typing import Any
 
 from tool_actors.errors import IrEnvError
 from tool_actors.executor import Executor, LocalExecutor, Quantize
+from tool_actors.extras import need
 from tool_actors.toolboxes import load_toolbox
 
 __all__ = ["make_executor"]
@@ -30,6 +31,7 @@ def make_executor(executor: Executor | str | None, toolbox: Any, quantize: Quant
     kind, _, name = executor.partition(":")
     if kind != "pool":
         raise IrEnvError(f"executor {executor!r} is not known: write local, pool, or pool:NAME")
+    need("ray")
     from tool_actors.pool import DEFAULT_NAME, MCPool
 
     return MCPool.connect(name or DEFAULT_NAME).executor(quantize, toolbox)

@@ -41,6 +41,7 @@ import numpy as np
 from rich.console import Console
 
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import need
 
 CROP, PLANNED_CROP = 128, 256
 HELDOUT_SEED = 20_000
@@ -154,6 +155,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
 
 def _fit(options: argparse.Namespace, trainer, learn, checks: list, photos, console: Console) -> None:
     """The epochs that are still to do; keeps the state after each, and the networks of the best in ``best.pt``."""
+    need("tensorboard")
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from torch.utils.tensorboard import SummaryWriter

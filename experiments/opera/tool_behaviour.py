@@ -151,11 +151,12 @@ def _scores(tool, images: Sequence[np.ndarray], references: Sequence[np.ndarray]
 
 def _with_lpips(console: Console) -> tuple[str, ...]:
     from ir_env.metrics import MetricSuite, MetricWeightsMissing
+    from tool_actors.extras import MissingExtraError
 
     probe = np.zeros((64, 64, 3), np.uint8)
     try:
         MetricSuite(["lpips"]).score([probe], [probe])
-    except MetricWeightsMissing as error:
+    except (MetricWeightsMissing, MissingExtraError) as error:
         console.print(f"LPIPS is left out: {error}", soft_wrap=True)
         return METRICS
     return (*METRICS, "lpips")

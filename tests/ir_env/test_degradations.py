@@ -22,6 +22,7 @@ from ir_env.degradations import (
 )
 from ir_env.degradations.combos import ALIASES
 from ir_env.degradations.recipe import Scene
+from ir_env.matlab_resize import imresize as own_imresize
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.toolbox import ToolSpec
@@ -171,10 +172,7 @@ def test_gaussian_noise_has_the_stated_sigma():
     assert (noisy.astype(float) - 128).std() == pytest.approx(30.0, rel=0.02)
 
 
-def test_poisson_noise_follows_basicsr(photo):
-    from ir_env.compat import import_basicsr
-
-    import_basicsr()
+def test_poisson_noise_follows_basicsr(photo, basicsr):
     import torch
     from basicsr.data.degradations import add_poisson_noise_pt
 
@@ -185,14 +183,14 @@ def test_poisson_noise_follows_basicsr(photo):
     assert ours.std() == pytest.approx(theirs, rel=0.03)
 
 
-def test_low_resolution_is_basicsrs_matlab_resize(photo):
-    from ir_env.compat import import_basicsr
-
-    import_basicsr()
+def test_low_resolution_is_basicsrs_matlab_resize(photo, basicsr):
     from basicsr.utils.matlab_functions import imresize
 
     expected = np.clip(np.rint(imresize(photo / 255.0, 0.25) * 255), 0, 255).astype(np.uint8)
     assert np.array_equal(degrade(photo, "low_resolution", 0).image, expected)
+    for shape, scale in (((37, 50), 0.5), ((64, 65), 4), ((31, 90), 1 / 3)):
+        part = photo[: shape[0], : shape[1]] / 255.0
+        assert np.array_equal(own_imresize(part, scale), imresize(part, scale))
 
 
 def test_motion_blur_equals_shifted_sums(crop):
