@@ -19,13 +19,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     status = commands.add_parser("status", help="show what a pool is doing")
     status.add_argument("--json", action="store_true", help="all counters, as JSON")
     stop = commands.add_parser("stop", help="end a pool")
-    for command in (start, status, stop):
+    serve = commands.add_parser("serve", help="offer a pool over HTTP to trainers in other environments or clusters")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=int, default=8200, help="(default: 8200)")
+    for command in (start, status, stop, serve):
         command.add_argument("--name", default="mc-pool", help="of the pool (default: mc-pool)")
         command.add_argument("--address", default=None if command is start else "auto", help="of Ray (default: the running cluster)")
 
 
 def run(options: argparse.Namespace) -> int:
-    return {"start": _start, "status": _status, "stop": _stop}[options.pool_command](options)
+    return {"start": _start, "status": _status, "stop": _stop, "serve": _serve}[options.pool_command](options)
 
 
 def _start(options: argparse.Namespace) -> int:
@@ -105,6 +108,20 @@ def _stop(options: argparse.Namespace) -> int:
     _connect(options.address, required=True)
     MCPool.connect(options.name).stop()
     print(f"pool {options.name!r} has ended")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from tool_actors.gateway.server import Gateway
+    from tool_actors.pool import MCPool
+
+    _connect(options.address, required=True)
+    with Gateway(MCPool.connect(options.name), options.host, options.port) as gateway:
+        print(f"pool {options.name!r} is served at {gateway.url}. Use it with executor='pool:{gateway.url}'; Ctrl-C ends this.", flush=True)
+        try:
+            gateway.serve_forever()
+        except KeyboardInterrupt:
+            return 0
     return 0
 
 
