@@ -81,6 +81,7 @@ class Scripted:
 
     def on_collect(self, address, received):
         self.begun.wait()
+        self.begun.clear()
         delivery = self.deliveries.pop(0)
         if isinstance(delivery, Exception):
             raise delivery

@@ -101,7 +101,7 @@ def _is_local(host: str) -> bool:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Gateway
+    server: Gateway  # pyrefly: ignore[bad-override-mutable-attribute]  # socketserver makes it with the server that it is of
     protocol_version = "HTTP/1.1"
     timeout = SILENCE_S
 

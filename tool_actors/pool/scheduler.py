@@ -53,9 +53,9 @@ class Job:
     key: Hashable | None
     """Jobs with equal keys have equal values; None: every execution is another."""
     payload: Any
+    caller: str = ""
     again: bool = False
     """Whether what is kept of it is lost."""
-    caller: str = ""
     attempts: int = 0
     arrived: float = 0.0
     waiting: list[asyncio.Future] = field(default_factory=list)
