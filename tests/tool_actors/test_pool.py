@@ -357,7 +357,7 @@ def test_big_images_go_by_reference_and_are_the_same(pool):
     for turn in range(2):
         for ours, theirs in zip(remote.run(requests), local.run(requests), strict=True):
             assert np.array_equal(ours.state.pixels, theirs.state.pixels) and ours.state.key == theirs.state.key
-            assert ours.cached == bool(turn) and ours.state.pixels.flags.owndata, "no view of what the object store would have to keep"
+            assert ours.cached == bool(turn) and ours.state.pixels.flags.owndata, "no view of what the object store would then keep"
     suite, references = MetricSuite(["psnr"]), [images[1].pixels, images[0].pixels]
     wanted = suite.score([state.pixels for state in images[:2]], references)
     np.testing.assert_allclose(np.stack(remote.score(suite, images[:2], references)), wanted, rtol=1e-5)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
+import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
@@ -167,8 +168,8 @@ class Connection:
             lost = next((each for each in (value, outcome.error) if isinstance(each, PixelsLost)), None)
             if job is None or (lost and self._ask_again(job)):
                 continue
-            if value is not outcome.value and not lost:
-                value = value.copy()  # a view would keep the object in the store for as long as the caller keeps the image
+            if isinstance(value, np.ndarray) and not value.flags.owndata:
+                value = value.copy()  # a view would keep the object, or the whole delivery, in the store as long as the caller keeps it
             job.future.set_result(outcome._replace(value=None, error=lost) if lost else outcome._replace(value=value))
         return delivery.number, bool(answered)
 
