@@ -1,10 +1,12 @@
 """The pool on real Ray actors, small."""
 
 import asyncio
+import json
 import os
 import signal
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +17,8 @@ from ir_env.metrics import MetricSuite
 from ir_env.process import RestorationProcess
 from tool_actors.errors import IrEnvError, ToolFailure, UnknownToolError
 from tool_actors.executor import ImageState, LocalExecutor, Request
+from tool_actors.gateway import RemoteExecutor
+from tool_actors.gateway.server import Gateway
 from tool_actors.pool import MCPool, Placement, PoolConfig
 from tool_actors.pool.counters import plain
 from tool_actors.pool.messages import Service
@@ -361,6 +365,26 @@ def test_big_images_go_by_reference_and_are_the_same(pool):
     suite, references = MetricSuite(["psnr"]), [images[1].pixels, images[0].pixels]
     wanted = suite.score([state.pixels for state in images[:2]], references)
     np.testing.assert_allclose(np.stack(remote.score(suite, images[:2], references)), wanted, rtol=1e-5)
+
+
+def test_a_gateway_serves_it(pool):
+    """All that a gateway answers is in test_gateway.py; this is a real pool behind one."""
+    with Gateway(pool, port=0, token="word") as gateway:
+        thread = threading.Thread(target=gateway.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            remote, requests = RemoteExecutor(gateway.url, token="word"), [Request(state, TOOLS[0]) for state in states(4, seed=60)]
+            results, again = remote.run(requests), remote.run(requests)
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{gateway.url}/status", headers={"Authorization": "Bearer word"})
+            ) as answer:
+                assert json.loads(answer.read())["services"]["tool"][TOOLS[0]]["hits"] >= 4
+        finally:
+            gateway.shutdown()
+            thread.join()
+    wanted = LocalExecutor(load_toolbox(TOOLS)).run(requests)
+    for ours, theirs, kept_one in zip(results, wanted, again, strict=True):
+        assert np.array_equal(ours.state.pixels, theirs.state.pixels) and ours.state.key == theirs.state.key and kept_one.cached
 
 
 def in_store():

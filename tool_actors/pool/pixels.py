@@ -49,12 +49,13 @@ class Shelf:
         self._put: WeakValueDictionary[Hashable, Shelved] = WeakValueDictionary()
 
     def put(self, pixels: np.ndarray, key: Hashable) -> np.ndarray | Shelved:
-        """The array itself, or where it is now; arrays of one key are equal."""
+        """The array itself, or where it is now; arrays of one key and number type are equal."""
         if self._least is None or pixels.nbytes < self._least:
             return pixels
-        shelved = self._put.get(key)
+        place = (pixels.dtype.str, key)
+        shelved = self._put.get(place)
         if shelved is None:
-            shelved = self._put[key] = Shelved(ray.put(pixels))
+            shelved = self._put[place] = Shelved(ray.put(pixels))
         return shelved
 
 
