@@ -138,5 +138,12 @@ def _connect(address: str | None, required: bool) -> bool:
     except ConnectionError as error:
         if required or address:
             raise IrEnvError(f"no Ray cluster runs at {address!r}: start one with `ray start --head`, or give its --address") from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise IrEnvError(
+            "the Ray cluster here is of another version of Ray or Python: start one of this one with `ray start --head`, give its --address, "
+            "or reach a pool of the other through `ir-env pool serve`, with executor='pool:http://HOST:8200'"
+        ) from error
     ray.init(address="local", **quiet)
     return False

@@ -72,7 +72,7 @@ class PoolConfig:
     """Requests queued or running at once in a shard, and outstanding at once per caller; more wait at their callers, which take turns."""
     cache_bytes: int = 256 << 20
     """Bound of the results kept, over all shards."""
-    reference_bytes: int | None = 1 << 20
+    reference_bytes: int | None = 512 << 10
     """Images of at least so many bytes go through Ray's object store, and not through the dispatcher (:mod:`tool_actors.pool.pixels`);
     None: never. For smaller ones a reference costs more than it spares (``python -m experiments.measurements.pool --only references``).
     ``cache_bytes`` bounds what the cache keeps there, too."""
