@@ -142,7 +142,7 @@ def _connect(address: str | None, required: bool) -> bool:
         if "Version mismatch" not in str(error):
             raise
         raise IrEnvError(
-            "the Ray cluster here is of another version of Ray or Python: start one of this one with `ray start --head`, give its --address, "
+            "the Ray cluster here is of another version of Ray or Python: start another with `ray start --head`, give its --address, "
             "or reach a pool of the other through `ir-env pool serve`, with executor='pool:http://HOST:8200'"
         ) from error
     ray.init(address="local", **quiet)
