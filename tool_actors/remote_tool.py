@@ -5,6 +5,8 @@ from __future__ import annotations
 from tool_actors.errors import IrEnvError
 from tool_actors.toolbox import Tool, ToolSpec
 
+__all__ = ["RemoteTool"]
+
 
 class RemoteTool(Tool):
     """A tool that is in a pool: its spec, without its weights."""
