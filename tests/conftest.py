@@ -15,6 +15,9 @@ from experiments.cli.common import prepare_ray, start_ray
 from ir_env.datasets import BuiltinPhotos
 from tool_actors.threads import limit_threads
 
+# the tests start some hundred processes; where bytecode is not kept, each compiles all of torch and Ray that it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 prepare_ray()  # before a test imports ray
 # its workers run as the tests do that wait for them; at Ray's lower priority they hardly start on a busy machine
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
