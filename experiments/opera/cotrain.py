@@ -67,6 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--constant-lr", action="store_true", help="as in the paper; by default the rate decays along half a cosine")
     parser.add_argument("--single", type=float, default=0.5, help="share of the images that a tool sees alone")
     parser.add_argument("--clean", type=float, default=0.15, help="share of these that are clean")
+    parser.add_argument("--terms", type=lambda text: text.split(","), help="of the loss, such as l1,vgg,lpips (default: all five)")
+    parser.add_argument("--absolute", action="store_true", help="sum the images' losses, as in the paper, instead of their logarithms")
+    parser.add_argument("--average", type=float, help="share of the running mean of the weights (default: 0.99; 0: none, as in the paper)")
     parser.add_argument("--classical", choices=("straight_through", "stop"), default="straight_through", help="their gradient")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of the convolutions while training")
@@ -111,7 +114,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = options.precision == "bf16" or (options.precision == "auto" and has_bfloat16_units())
     deciding = ("policy", "toolbox", "combos", "images", "planned_crop", "crop", "epochs", "steps", "batch", "lr", "constant_lr", "single")
-    deciding += ("clean", "classical", "seed")
+    deciding += ("clean", "terms", "absolute", "average", "classical", "seed")
     keep_settings(
         options.out,
         {name: getattr(options, name) for name in deciding}
@@ -132,11 +135,13 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
         lr=options.lr or SMALL.lr,
         decay=not options.constant_lr,
         warmup=SMALL.warmup,
+        relative=not options.absolute,
+        average=SMALL.average if options.average is None else options.average,
         checkpointing=options.checkpointing,
         classical=options.classical,
         bfloat16=bfloat16,
     )
-    loss = load_loss(device)
+    loss = load_loss(device, only=options.terms)
     for name, why in loss.absent.items():
         console.print(f"loss: {name} is left out: {why}", soft_wrap=True)
     console.print(f"loss: {loss.describe()}")
