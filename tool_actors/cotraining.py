@@ -171,10 +171,10 @@ class CoTraining:
         if not self._learners:
             raise IrEnvError(f"toolbox {toolbox.name!r} has no tool that can learn: choose one with networks, such as learned or default")
         self.optimisers = {name: torch.optim.Adam(tool.module.parameters(), settings.lr) for name, tool in self._learners.items()}
-        self._means = {
-            name: AveragedModel(tool.module, multi_avg_fn=get_ema_multi_avg_fn(settings.average)) for name, tool in self._learners.items()
-        }
-        self._kept = self.tools | {name: _with(tool, self._means[name].module) for name, tool in self._learners.items()}
+        averaging = get_ema_multi_avg_fn(settings.average)
+        self._means = {name: AveragedModel(tool.module, multi_avg_fn=averaging) for name, tool in self._learners.items()}
+        self.kept = self.tools | {name: _with(tool, self._means[name].module) for name, tool in self._learners.items()}
+        """The tools with the mean weights."""
         self.updates: defaultdict[str, int] = defaultdict(int)
         """Steps in which each tool learned."""
 
