@@ -16,9 +16,10 @@ and batch of 2 are for networks of 26 million weights: ``--lr 1e-6 --constant-lr
 
 Otherwise than in the paper: plans are made on crops of 256 pixels, the least that the policy sees as a photograph, and tools learn on
 random crops of them, but on all of an image that is to be dehazed or brightened; a batch is put together of several plans; each tool's rate
-rises over its first updates; and a share of each batch (``--single``) is a tool alone on its own
-degradation, or on a clean image. The paper has single degradations among those that its plans are made for; here they keep each tool what
-it was, and clean images teach it to leave alone what needs nothing.
+rises over its first updates; the images' losses count by their logarithms (``--absolute`` takes their sum), and what is kept is a running
+mean of the weights (``--average 0`` keeps the last ones); and a share of each batch (``--single``) is a tool alone on its own degradation,
+or on a clean image. The paper has single degradations among those that its plans are made for; here they keep each tool what it was, and
+clean images teach it to leave alone what needs nothing.
 
 Results to expect
 -----------------
