@@ -62,7 +62,7 @@ class Settings:
     it. Otherwise long chains, whose loss is several times that of a tool on its own degradation, decide alone (the paper's way)."""
     average: float = 0.0
     """What is validated and kept is a running mean of each tool's weights, with this share of the mean before its last update; 0: the
-    weights themselves. Small batches leave noise of some tenths of a decibel in them."""
+    weights themselves. It smooths what small batches leave of noise in them."""
     bfloat16: bool = False
     """Convolutions compute in bfloat16; weights, states and the loss stay float32."""
 
