@@ -263,6 +263,8 @@ def test_groups_are_the_published_ones():
     assert parse_combo("dark+defocus blur+jpeg compression artifact") == ("low_light", "defocus_blur", "jpeg")
     assert len(parse_combos("A,B,C").entries) == 16
     assert parse_combos("single,rain+haze").entries[-1] == ("rain", "haze")
+    likelier = parse_combos("A,C:2,rain+noise:0.5")
+    assert likelier.weights == pytest.approx([1 / 16.5] * 8 + [2 / 16.5] * 4 + [0.5 / 16.5])
 
 
 def test_random_combinations_keep_the_ratio():
@@ -274,7 +276,7 @@ def test_random_combinations_keep_the_ratio():
     assert all(list(combo) == sorted(combo, key=ORDER.index) for combo in combos.entries)
 
 
-@pytest.mark.parametrize("text", ["rian+haze", "D", "rain+rain", "", "random:x", "random:0:0", "rain++haze"])
+@pytest.mark.parametrize("text", ["rian+haze", "D", "rain+rain", "", "random:x", "random:0:0", "rain++haze", "A:0", "A:x", "rain+haze:"])
 def test_bad_combinations_are_refused(text):
     with pytest.raises(IrEnvError):
         parse_combos(text)
