@@ -26,6 +26,7 @@ __all__ = [
     "Photograph",
     "as_array",
     "on_white",
+    "open_heif",
     "photograph_of",
     "read_photograph",
     "software_of",
@@ -135,7 +136,7 @@ def software_of(path: str | Path) -> str:
     from PIL import Image
 
     try:
-        _open_heif(Path(path))
+        open_heif(Path(path))
         with Image.open(path) as file:
             return str(file.getexif().get(SOFTWARE) or file.info.get("Software") or _comment(file).decode("utf-8", "replace"))
     except Exception:
@@ -152,7 +153,7 @@ def _check_there(path: Path) -> None:
         raise ImageError(f"{path}: {what}. Give the path of an image file ({', '.join(sorted(SUFFIXES))}).")
 
 
-def _open_heif(path: Path) -> None:
+def open_heif(path: Path) -> None:
     """Let Pillow open HEIC, which it cannot by itself."""
     if path.suffix.lower() in HEIF:
         try:
@@ -167,7 +168,7 @@ def _open_heif(path: Path) -> None:
 def _read(path: Path) -> Photograph:
     from PIL import Image
 
-    _open_heif(path)
+    open_heif(path)
     try:
         file = Image.open(path)
     except Image.UnidentifiedImageError:
@@ -375,7 +376,7 @@ def writable(suffix: str) -> str:
     """Pillow's name of the format that a suffix stands for; raises :class:`ImageError` if there is none that can be written."""
     from PIL import Image
 
-    _open_heif(Path(f"x{suffix}"))
+    open_heif(Path(f"x{suffix}"))
     kind = Image.registered_extensions().get(suffix.lower())
     if kind not in Image.SAVE:
         raise ImageError(

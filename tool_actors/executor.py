@@ -307,7 +307,7 @@ def _run_together(tool: Tool, images: list[np.ndarray], quantize: Quantize, devi
     except Exception as error:
         full = _out_of_memory(error)
         if full and device != "cpu":
-            torch.cuda.empty_cache()
+            torch.get_device_module(device).empty_cache()
         if len(images) > 1:
             size = -(-len(images) // 2) if full else 1
             parts = [images[start : start + size] for start in range(0, len(images), size)]
@@ -334,7 +334,9 @@ def _mark(reference: np.ndarray | None) -> bytes:
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    told = str(error) if isinstance(error, RuntimeError) else ""
+    # of a CPU's allocator, and of MPS, neither of which has a class of its own
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in told or "backend out of memory" in told
 
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tool_actors.devices import PRECISIONS
 from tool_actors.errors import IrEnvError
 
 
@@ -24,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--fast", dest="effort", action="store_const", const="fast", help="at most two tools, where the policy is sure")
     effort.add_argument("--best", dest="effort", action="store_const", const="best", help="as many tools as the policy likes")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the tools that do not enlarge: 0 (nothing) to 1 (default)")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", type=float, help="enlarge so many times")
     size.add_argument("--size", type=int, help="longer side of the result, in pixels")
@@ -40,6 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    speed.add_argument(
+        "--precision", choices=PRECISIONS, help="of the networks: fp16 on GPUs; bf16 on GPUs and newer CPUs (default: the tool's)"
+    )
     speed.add_argument("--tile", type=int, help="side of the parts that a tool gets of a large image; 0: all at once (default: the tool's)")
     speed.add_argument("--processes", type=_processes, default=None, help="photographs at a time (default: auto)")
     speed.add_argument("--scores", choices=("view", "full", "off"), default="view", help="quality metrics of the trace (default: view)")
@@ -63,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         options.again,
         options.dry_run,
     )
-    names = ("toolbox", "max_steps", "seed", "tasks", "without", "effort", "scale", "size", "device", "tile")
+    names = ("toolbox", "max_steps", "seed", "tasks", "without", "effort", "scale", "size", "device", "tile", "precision", "strength")
     settings = {name: getattr(options, name) for name in names}
     return restore_all(images, options.policy, output, options.processes, **settings)
 

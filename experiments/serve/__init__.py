@@ -1,0 +1,1 @@
+"""Restoration for other programs: as a service with a page, and as tools of an assistant."""
