@@ -82,7 +82,7 @@ def _steps(restored: Restored, scores: list[dict]) -> list[dict]:
 
 
 def no_reference_scores(pixels: np.ndarray) -> dict[str, Any]:
-    """Of a uint8 image. ``metrics``: each metric, or None where it has no value for this image; ``note``: which have none and why, or None."""
+    """Of a uint8 image: ``metrics``, each or None where it has no value; and ``note``, which have none and why, or None."""
     metrics: dict[str, float | None] = {}
     notes = []
     for name, suite in _SUITES.items():

@@ -43,7 +43,7 @@ WIDTH_TAG, HEIGHT_TAG, MAKER_NOTE = 0xA002, 0xA003, 0x927C
 STRUCTURE = frozenset({254, 255, *range(256, 267), *range(273, 274), *range(277, 282), 284, 317, 320, *range(322, 326), 330, 338, 339})
 STRUCTURE |= {340, 341, 347, *range(512, 522), *range(529, 533), XMP, 34675, 34377, 33723}
 """Tags of TIFF that say how the pixels are laid out, or that are kept elsewhere."""
-ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "HEIF"})
+ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "HEIF", "GIF"})
 EXIF = frozenset({"JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"})
 DEPTH = {"PNG": 16, "JPEG2000": 16, "TIFF": 32}
 """Bits per channel of the formats that hold more than 8; 32 are floats."""
@@ -177,20 +177,27 @@ def _read(path: Path) -> Photograph:
             raise
         return _of_array(array, str(path), notes=("its metadata cannot be read",))
     with file:
-        depth = _depth(file, path)
-        if depth > 8 and file.mode not in ("F", "I") and file.format in DEPTH and (array := _decoded(path)) is not None:
-            orientation = file.getexif().get(ORIENTATION, 1)
-            notes = [*_frames(file), *_profile_notes(dict(file.info))]
-            return _of_array(_upright(array, orientation), str(path), _metadata(file), notes)
-        notes = [f"its {depth} bits per channel are read as 8"] if depth > 8 and file.mode not in ("F", "I") else []
-        return _of_pillow(file, str(path), [*notes, *_frames(file)])
+        return current_frame(file, path, _first_of(file))
 
 
-def _frames(file: Image.Image) -> list[str]:
-    count = getattr(file, "n_frames", 1)
-    if count == 1 or file.format == "MPO":  # a photograph with previews or a depth map behind it
-        return []
-    return [f"it holds {count} {'frames' if getattr(file, 'is_animated', False) and file.format != 'TIFF' else 'pages'}: this is the first"]
+def current_frame(file: Image.Image, path: Path, notes: list[str]) -> Photograph:
+    """The image at which an open file stands, by itself the first; ``notes`` are what is known of the file."""
+    depth = _depth(file, path)
+    if depth > 8 and file.mode not in ("F", "I") and file.format in DEPTH and (array := _decoded(path, file.tell())) is not None:
+        orientation = file.getexif().get(ORIENTATION, 1)
+        return _of_array(_upright(array, orientation), str(path), _metadata(file), [*notes, *_profile_notes(dict(file.info))])
+    told = [f"its {depth} bits per channel are read as 8"] if depth > 8 and file.mode not in ("F", "I") else []
+    return _of_pillow(file, str(path), [*told, *notes])
+
+
+def frame_count(file: Image.Image) -> int:
+    """How many images a file shows; those behind a camera's photograph (previews, a depth map) do not count."""
+    return 1 if file.format in ("MPO", "HEIF") else getattr(file, "n_frames", 1)
+
+
+def _first_of(file: Image.Image) -> list[str]:
+    count = frame_count(file)
+    return [] if count == 1 else [f"it holds {count} {'pages' if file.format == 'TIFF' else 'frames'}: this is the first"]
 
 
 def _depth(file: Image.Image, path: Path) -> int:
@@ -208,11 +215,16 @@ def _depth(file: Image.Image, path: Path) -> int:
     return 8
 
 
-def _decoded(path: Path) -> np.ndarray | None:
+def _decoded(path: Path, page: int = 0) -> np.ndarray | None:
     """By OpenCV: (H, W) or (H, W, C), RGB first."""
     import cv2
 
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    data = np.fromfile(path, np.uint8)
+    if page:
+        _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
+        array = pages[0] if pages else None
+    else:
+        array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if array is not None and array.ndim == 3 and array.shape[2] >= 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[2])]]
     return array
@@ -411,6 +423,23 @@ def write_photograph(
         ImageError: it cannot be written.
     """
     path = Path(path)
+    array, kind, settings, notes = to_write(path, pixels, source, quality, keep_grey, software, history)
+    with written_whole(path) as file:
+        if array.dtype != np.uint8 or kind == "TIFF":
+            from ir_env.encoders import encode
+
+            file.write(encode(array, kind, settings))
+        else:
+            from PIL import Image
+
+            Image.fromarray(array).save(file, kind, **settings)
+    return notes
+
+
+def to_write(
+    path: Path, pixels: np.ndarray, source: Photograph, quality: int | None, keep_grey: bool, software: str, history: str
+) -> tuple[np.ndarray, str, dict[str, Any], list[str]]:
+    """What :func:`write_photograph` writes: the array, the format, the settings of Pillow's ``save``, and what the format cannot hold."""
     try:
         kind = writable(path.suffix)
     except ImageError as error:
@@ -428,16 +457,7 @@ def write_photograph(
     if kind not in EXIF and (lost := [name for name, value in has.items() if value and not (name == "resolution" and kind == "BMP")]):
         notes.append(f"{kind} holds no {', no '.join(lost)}")
     settings, lost = _settings(kind, array, source, quality, software, history)
-    with written_whole(path) as file:
-        if depth > 8 or kind == "TIFF":
-            from ir_env.encoders import encode
-
-            file.write(encode(array, kind, settings))
-        else:
-            from PIL import Image
-
-            Image.fromarray(array).save(file, kind, **settings)
-    return notes + lost
+    return array, kind, settings, notes + lost
 
 
 def as_array(pixels: np.ndarray, source: Photograph, depth: int | None = None, keep_grey: bool = True) -> np.ndarray:

@@ -85,6 +85,11 @@ class Restored:
         return " + ".join(self.tools) or "nothing"
 
     @property
+    def history(self) -> str:
+        """What is told of it in the file."""
+        return f"{self.plan} (policy: {self.policy})"
+
+    @property
     def array(self) -> np.ndarray:
         """As the source was: its type, grey if it was grey, and its transparency."""
         return as_array(self.pixels, self.source)
@@ -98,8 +103,7 @@ class Restored:
 
     def save(self, path: str | Path, quality: int | None = None, keep_grey: bool = False) -> list[str]:
         """Write it with the source's metadata; returns what the format cannot hold, see :func:`ir_env.image_files.write_photograph`."""
-        history = f"{self.plan} (policy: {self.policy})"
-        return write_photograph(path, self.pixels, self.source, quality, keep_grey, SOFTWARE, history)
+        return write_photograph(path, self.pixels, self.source, quality, keep_grey, SOFTWARE, self.history)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self.array, dtype)

@@ -36,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--format", help="png, jpg, tif, webp, avif, jp2, ... (default: that of the photograph)")
     files.add_argument("--quality", type=int, help="1 to 100, of jpg, webp and avif (default: 95)")
     files.add_argument("--grey", choices=("rgb", "keep"), default="rgb", help="keep: a grey photograph stays grey")
+    files.add_argument("--frames", choices=("all", "first"), default="all", help="of animations, and of files of pages (default: all)")
     files.add_argument("--skip-existing", action="store_true", help="leave out photographs whose results are there")
     files.add_argument("--again", action="store_true", help="restore results of an earlier restoration, too")
     files.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing (the tools run all the same)")
@@ -43,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     speed.add_argument(
-        "--precision", choices=PRECISIONS, help="of the networks: fp16 on GPUs; bf16 on GPUs and newer CPUs (default: the tool's)"
+        "--precision", choices=PRECISIONS, help="of the networks: fp16 on GPUs, bf16 on newer CPUs, too (default: the tool's)"
     )
     speed.add_argument("--tile", type=int, help="side of the parts that a tool gets of a large image; 0: all at once (default: the tool's)")
     speed.add_argument("--processes", type=_processes, default=None, help="photographs at a time (default: auto)")
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
         options.format,
         options.quality,
         options.grey == "keep",
+        options.frames,
         options.scores,
         options.skip_existing,
         options.again,

@@ -43,7 +43,7 @@ RESTORERS = 4
 INSTRUCTIONS = """Restores degraded photographs: noise, blur, rain, haze, JPEG artefacts, low light, low resolution.
 
 To restore one yourself, as a planner would: `assess` it, `apply_tool` what its degradation asks for (`list_tools` names the tools by task),
-`compare` the result with what was before, go on from it if it is better and from the image before if it is not, and stop when no tool helps.
+`compare` the result with what was before, go on from the better of the two, and stop when no tool helps.
 Degradations lie over one another: the one that came last is best undone first. `restore` leaves the whole plan to the trained policy.
 Every result has an id, such as image-Xy12, which is an image for the next call. Tools never change the image that they are given."""
 
