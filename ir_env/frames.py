@@ -72,6 +72,8 @@ def open_frames(path: str | Path) -> Frames:
 
     path = Path(path)
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return Frames(path)
         open_heif(path)
         with Image.open(path) as file:
             count, size = frame_count(file), file.size

@@ -9,7 +9,9 @@ Pillow reads and writes. What it would cut to 8 bits, OpenCV decodes, and :mod:`
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +138,8 @@ def software_of(path: str | Path) -> str:
     from PIL import Image
 
     try:
+        if not Path(path).is_file():  # a pipe would be waited for
+            return ""
         open_heif(Path(path))
         with Image.open(path) as file:
             return str(file.getexif().get(SOFTWARE) or file.info.get("Software") or _comment(file).decode("utf-8", "replace"))
@@ -146,11 +150,14 @@ def software_of(path: str | Path) -> str:
 def _check_there(path: Path) -> None:
     try:
         there = path.is_file()
+        empty = there and path.stat().st_size == 0
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise ImageError(f"{path}: {error.strerror}. Give a path that can be opened.") from error
     if not there:
-        what = "a folder" if path.is_dir() else "no such file"
+        what = "a folder" if path.is_dir() else "no regular file" if path.exists() else "no such file"
         raise ImageError(f"{path}: {what}. Give the path of an image file ({', '.join(sorted(SUFFIXES))}).")
+    if empty:
+        raise ImageError(f"{path}: the file is empty. Copy it again from where it came from.")
 
 
 def open_heif(path: Path) -> None:
@@ -220,6 +227,7 @@ def _decoded(path: Path, page: int = 0) -> np.ndarray | None:
     import cv2
 
     data = np.fromfile(path, np.uint8)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot read is said by us
     if page:
         _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
         array = pages[0] if pages else None
@@ -227,6 +235,11 @@ def _decoded(path: Path, page: int = 0) -> np.ndarray | None:
         array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if array is not None and array.ndim == 3 and array.shape[2] >= 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[2])]]
+    if array is None and bytes(data[:4]) in (b"II*\0", b"MM\0*"):
+        import tifffile
+
+        with suppress(Exception):  # it knows more kinds, such as floats of 16 bits
+            array = tifffile.imread(path, key=page)
     return array
 
 
@@ -274,13 +287,19 @@ def _to_float(array: np.ndarray, name: str) -> np.ndarray:
 def _of_pillow(file: Image.Image, name: str, notes: Any = ()) -> Photograph:
     from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(file)
-    metadata = _metadata(image, file)
+    notes = list(notes)
+    try:
+        image = ImageOps.exif_transpose(file)
+        metadata = _metadata(image, file)
+        broken = bool(file.info.get("exif")) and not file.getexif()  # of JPEG Pillow hides the error
+    except (SyntaxError, ValueError, struct.error):
+        image, metadata, broken = file.copy(), Metadata(icc=file.info.get("icc_profile") or b""), True
+    if broken:
+        notes.append("its EXIF cannot be read")
     if image.mode.startswith("I") or image.mode == "F":
         array = np.asarray(image)
         return _of_array(array.astype(np.uint16) if image.mode.startswith("I;16") else array, name, metadata, notes)
     grey = image.mode in ("1", "L", "LA", "La")
-    notes = list(notes)
     alpha = None
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -332,7 +351,7 @@ def _profile_notes(info: Mapping[Any, Any]) -> list[str]:
 def _metadata(image: Image.Image, file: Image.Image | None = None) -> Metadata:
     file = file or image
     info = {**file.info, **image.info}
-    exif = image.getexif()
+    exif = file.getexif()  # of the file: what Pillow turned is a copy, which knows no tags of TIFF
     kept = {tag: value for tag, value in exif.items() if tag not in STRUCTURE and tag != ORIENTATION}
     parts = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
     xmp = info.get("xmp", b"")

@@ -95,7 +95,7 @@ def twice(out: Path, made: Path, photos: Path | None, size: int) -> None:
         print(f"\n{time} time")
         output = Output(results, keep_grey=True, scores="off")
         jobs = find([str(mixed)], output).jobs
-        with open(out / f"{time}.txt", "w") as file, contextlib.redirect_stdout(file):
+        with open(out / f"{time}.txt", "w", errors="backslashreplace") as file, contextlib.redirect_stdout(file):
             restore_all([str(mixed)], PLAN, output, 1, device="cpu", threads=1)
         written = {str(path.relative_to(results)): path.stat().st_size for path in sorted(results.rglob("*")) if path.is_file()}
         seen.append(([job.restored for job in jobs], written))
@@ -157,7 +157,7 @@ def depths(photo: np.ndarray) -> Iterator[tuple[str, Callable[[str], Any]]]:
     yield "depth-float32.tif", lambda path: imwrite(path, floats, photometric="rgb")
     yield "depth-float64.tif", lambda path: imwrite(path, floats[..., 0].astype(np.float64))
     yield "depth-float-0to255.tif", lambda path: imwrite(path, floats[..., 0] * 255)
-    yield "depth-float-nan.tif", lambda path: imwrite(path, np.where(floats[..., 0] > 0.9, np.nan, floats[..., 0]))
+    yield "depth-float-nan.tif", lambda path: imwrite(path, np.where(floats[..., 0] > 0.5, np.nan, floats[..., 0]))
     yield "depth-16.jp2", lambda path: cv2.imwrite(path, deep)
     yield "depth-12.tif", lambda path: imwrite(path, deep >> 4, photometric="rgb")
 
