@@ -341,9 +341,9 @@ def _adjusted(toolbox: Toolbox, tile: int | None, precision: Precision | None, s
     made.absent = toolbox.absent
     for tool, described in zip(toolbox, toolbox.references, strict=True):
         changed = tool
-        if tile is not None and tool.spec.tile and hasattr(tool, "with_tile"):
+        if tile is not None and changed.spec.tile and hasattr(changed, "with_tile"):
             changed = changed.with_tile(tile or 1 << 20)  # larger than any image is the image as a whole
-        if precision is not None and hasattr(tool, "with_precision"):
+        if precision is not None and hasattr(changed, "with_precision"):
             changed = changed.with_precision(precision)
         if strength != 1 and tool.spec.scale == 1:
             changed = Blended(changed, strength)

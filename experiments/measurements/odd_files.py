@@ -4,7 +4,7 @@ How to run
 ----------
     python -m experiments.measurements.odd_files --out results/odd_files
     python -m experiments.measurements.odd_files --out results/odd_files --files FOLDER             # and files of yours
-    python -m experiments.measurements.odd_files --out results/odd_files --photos FOLDER --mixed 60   # and a mixed folder, restored twice
+    python -m experiments.measurements.odd_files --out results/odd_files --photos FOLDER --mixed 30   # and a mixed folder, restored twice
 
 Each file is restored by one classical tool. A row tells what was read, and what was written or why nothing was. ``--mixed`` fills a folder
 with the odd files and with photographs, restores it twice by the command's own function, and fails unless the second time finds the same
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the files and the results")
     parser.add_argument("--files", type=Path, help="folder of odd files of yours, of which each is a row, too")
     parser.add_argument("--photos", type=Path, help="folder of photographs for --mixed")
-    parser.add_argument("--mixed", type=int, default=0, help="size of the mixed folder that is restored twice")
+    parser.add_argument("--mixed", type=int, default=0, help="photographs beside the odd files in the mixed folder")
     options = parser.parse_args(arguments)
     shutil.rmtree(options.out, ignore_errors=True)
     made = options.out / "made"
@@ -75,7 +75,7 @@ def result_of(path: Path, output: Output, restorer: Restorer) -> str:
     has = [name for name in ("exif", "icc", "dpi") if getattr(result.metadata, name)]
     kind = f"{'grey' if result.grey else 'RGB'}{'' if result.alpha is None else ' with alpha'}, {result.depth} bits, {width}x{height}"
     _, _, told = outcome.line.partition(")  ")
-    return "; ".join(filter(None, [f"{found.jobs[0].suffix} {kind}", ", ".join(has), told, *outcome.errors]))
+    return "; ".join(part for part in (f"{found.jobs[0].suffix} {kind}", ", ".join(has), told, *outcome.errors) if part)
 
 
 def printable(text: str) -> str:
@@ -87,8 +87,7 @@ def twice(out: Path, made: Path, photos: Path | None, size: int) -> None:
     mixed, results = out / "mixed", out / "mixed" / "restored"
     shutil.copytree(made, mixed, symlinks=True, ignore=lambda _, names: [name for name in names if name == "pipe.png"])
     (mixed / "holiday").mkdir()
-    pictures = find_images(photos) if photos else []
-    for picture in pictures[: max(0, size - sum(len(names) for *_, names in os.walk(mixed)))]:
+    for picture in find_images(photos)[:size] if photos else ():
         shutil.copy(picture, mixed / "holiday" / picture.name)
     seen = []
     for time in ("first", "second"):
@@ -97,7 +96,10 @@ def twice(out: Path, made: Path, photos: Path | None, size: int) -> None:
         jobs = find([str(mixed)], output).jobs
         with open(out / f"{time}.txt", "w", errors="backslashreplace") as file, contextlib.redirect_stdout(file):
             restore_all([str(mixed)], PLAN, output, 1, device="cpu", threads=1)
-        written = {str(path.relative_to(results)): path.stat().st_size for path in sorted(results.rglob("*")) if path.is_file()}
+        written = {}
+        for path in sorted(results.rglob("*")):
+            # a trace tells seconds, which differ
+            written[path] = path.read_bytes() if path.is_file() and path.suffix != ".json" else None
         seen.append(([job.restored for job in jobs], written))
     if seen[0] != seen[1]:
         raise IrEnvError("the second time made other results than the first")

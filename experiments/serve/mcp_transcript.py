@@ -83,7 +83,10 @@ async def call(client: Client, name: str, /, **arguments: Any) -> list[Any]:
     print(f"\n> {name}({', '.join(f'{key}={shortened(str(value))}' for key, value in arguments.items())})")
     result = await client.call_tool(name, arguments)
     for block in result.content:
-        print(f"  [{block.mime_type}, {len(block.data) * 3 // 4:,} bytes]" if block.type == "image" else f"  {shortened(block.text)}")
+        if block.type == "image":
+            print(f"  [{block.mime_type}, {len(block.data) * 3 // 4:,} bytes]")
+        elif block.type == "text":
+            print(f"  {shortened(block.text)}")
     if result.is_error:
         raise Refused
     return list(result.content)
