@@ -96,10 +96,9 @@ def twice(out: Path, made: Path, photos: Path | None, size: int) -> None:
         jobs = find([str(mixed)], output).jobs
         with open(out / f"{time}.txt", "w", errors="backslashreplace") as file, contextlib.redirect_stdout(file):
             restore_all([str(mixed)], PLAN, output, 1, device="cpu", threads=1)
-        written = {}
-        for path in sorted(results.rglob("*")):
-            # a trace tells seconds, which differ
-            written[path] = path.read_bytes() if path.is_file() and path.suffix != ".json" else None
+        # pixels, since a trace tells seconds, and an animated AVIF when it was made
+        files = [path for path in sorted(results.rglob("*")) if path.is_file()]
+        written = {path: None if path.suffix == ".json" else read_photograph(path).pixels.tobytes() for path in files}
         seen.append(([job.restored for job in jobs], written))
     if seen[0] != seen[1]:
         raise IrEnvError("the second time made other results than the first")
