@@ -14,6 +14,7 @@ from typing import Any
 from ir_env.planner import Planner
 from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.extras import need
 
 MODULE = Path("learner_group/learner/rl_module/default_policy")
 BEFORE_TRAINING = "before_training"
@@ -179,6 +180,7 @@ def load_before_training(path: str | Path) -> Planner | None:
 
 def _load_module(folder: Path, name: str, checkpoint: Path) -> Planner:
     """The RLModule in a folder as a planner in the environment of a checkpoint."""
+    need("ray")
     from ray.rllib.core.rl_module.rl_module import RLModule
 
     # RLlib warns about how it builds its own modules; importing it sets the levels, so this comes after

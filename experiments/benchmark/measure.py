@@ -28,6 +28,7 @@ from ir_env.rewards import DEFAULT_WEIGHTS
 from policies.loading import PREFIXES, find_checkpoint, load_before_training, load_policy
 from policies.planners.search import SearchPlanner
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import MissingExtraError, need
 
 PAPER_METRICS = ("psnr", "psnry", "ssim_ycbcr", "lpips", "maniqa", "clipiqa", "musiq")
 """The six of TIR-Agent's tables, with PSNR in both customs; four of them need weights."""
@@ -146,12 +147,15 @@ def settle_metrics(wanted: str) -> tuple[tuple[str, ...], str]:
                     MetricSuite([name])._scorer(find_metric(name))
         except MetricWeightsMissing:
             return DEFAULT_METRICS, f"the weights of {name} are not there, so metrics that need none are taken (--metrics paper downloads)"
+        except MissingExtraError as missing:
+            return DEFAULT_METRICS, f"metrics that need no pyiqa are taken: for {name} {missing}"
     return PAPER_METRICS, ""
 
 
 @contextmanager
 def _no_downloads() -> Iterator[None]:
     """Weights are looked for on disk alone: a command must not fetch a gigabyte unasked."""
+    need("pyiqa")
     import huggingface_hub.constants as hub
     import torch
     from pyiqa.utils import download_util
