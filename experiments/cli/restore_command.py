@@ -15,7 +15,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--policy",
         default="simplecall",
         help="simplecall (the policy that comes with ir-env, and the default), a checkpoint, the folder of a run, hf:OWNER/NAME, or a "
-        "planner: nothing, random, fixed:TOOL+TOOL, rl_restore, traversal, mair, agenticir, 4kagent, restore_agent, remote:URL#MODEL",
+        "planner: nothing, random, fixed:TOOL+TOOL, all_in_one, rl_restore, traversal, mair, agenticir, 4kagent, restore_agent, q_agent, "
+        "remote:URL#MODEL",
     )
     parser.add_argument("--toolbox", help="name or file of a toolbox, for planners (default: the policy's own, or default)")
     parser.add_argument("--max-steps", type=int, help="most tools per photograph (default: as the policy was trained, or 6)")
