@@ -169,10 +169,10 @@ def report(run: Path) -> None:
     for result in results(run):
         told, learner = result["grpo"], result["learners"]["default_policy"]
         rewards = ", ".join(f"{name} {value:.3f}" for name, value in told["reward"].items())
+        norm, gap = learner["gradients_default_optimizer_global_norm"], learner["sampling_gap"]
         print(
             f"iteration {result['training_iteration']}: {result['time_this_iter_s']:.0f} s; {rewards}; format {told['format_rate']:.2f}; "
-            f"gradient {learner['gradients_default_optimizer_global_norm']:.2f}, entropy {learner['entropy']:.2f}, sampling gap {learner['sampling_gap']:.4f}, pool ran "
-            f"{result['pool']['executions']:.0f}"
+            f"gradient {norm:.2f}, entropy {learner['entropy']:.2f}, sampling gap {gap:.4f}, pool ran {result['pool']['executions']:.0f}"
         )
 
 
