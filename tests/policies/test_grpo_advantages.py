@@ -130,7 +130,7 @@ def test_an_extra_reward_has_its_fixed_weight_and_no_part_in_mar():
 
 
 def test_centring_alone():
-    np.testing.assert_allclose(estimate([[[1.0], [4.0]]], mode="grpo", divide_by_std=False).advantages, [[-1.5, 1.5]])
+    np.testing.assert_allclose(estimate([[[1.0], [4.0]]], mode="grpo", scale_rewards="none").advantages, [[-1.5, 1.5]])
 
 
 def test_the_state_goes_on_where_it_was():
@@ -164,3 +164,19 @@ def test_bad_rewards_are_named():
         estimate([[[1.0, np.nan], [2.0, 2.0]]])
     with pytest.raises(IrEnvError, match="shape"):
         AdvantageEstimator(AdvantageOptions(), ("psnr",))([[1.0, 2.0]])
+
+
+def test_by_the_deviation_of_the_batch_groups_count_as_they_vary():
+    rewards = np.array([[[1.0], [1.0], [3.0]], [[5.0], [5.0], [5.2]], [[4.0], [4.0], [4.0]]])
+    advantages = estimate(rewards, scale_rewards="batch", std_epsilon=0.0).advantages
+    np.testing.assert_allclose(advantages[1], advantages[0] / 10)
+    np.testing.assert_array_equal(advantages[2], 0.0)
+    np.testing.assert_allclose(advantages.var(1, ddof=1).mean(), 1.0)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_each_reward_is_scaled_by_itself(scale):
+    rewards = np.random.default_rng(4).normal(size=(5, 4, 2))
+    louder = rewards * [1.0, 100.0]
+    one, other = (estimate(each, dynamic_weights=False, scale_rewards=scale, std_epsilon=0.0).advantages for each in (rewards, louder))
+    np.testing.assert_allclose(one, other)
