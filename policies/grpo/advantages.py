@@ -56,7 +56,8 @@ class AdvantageOptions:
     normalise_batch: bool | None = None
     """Also normalise the advantages over the batch; by default in ``gdpo`` alone."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Weight per reward in ``grpo`` and ``gdpo``; 1 where it says nothing."""
+    """Weight per reward; 1 where it says nothing. In ``mar`` each of equation 7's weights is multiplied by it, and all are divided by their
+    sum: beyond the paper, whose metrics weigh alike, for a metric that is won more easily than the others."""
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -65,8 +66,8 @@ class AdvantageOptions:
             raise UnknownNameError("scale of rewards", self.scale_rewards, SCALES)
         if self.mode != "mar" and not (self.mar and self.decouple and self.dynamic_weights):
             raise IrEnvError(f"mar, decouple and dynamic_weights are switches of the advantage mode 'mar'; the mode is {self.mode!r}")
-        if self.mode == "mar" and self.weights:
-            raise IrEnvError("the advantage mode 'mar' weighs the metrics itself; leave the weights out, or use 'grpo' or 'gdpo'")
+        if any(not weight >= 0 for weight in self.weights.values()):
+            raise IrEnvError(f"weights of rewards must be at least 0, not {dict(self.weights)}")
         if not (self.clip >= 0 and 0 < self.beta <= 1 and self.floor > 0 and self.std_epsilon >= 0):
             raise IrEnvError(
                 f"advantages need clip >= 0, 0 < beta <= 1, floor > 0 and std_epsilon >= 0, not clip={self.clip}, beta={self.beta}, "
@@ -144,6 +145,8 @@ class AdvantageEstimator:
         for name in options.weights:
             if name not in names:
                 raise UnknownNameError("reward", name, names, "It has a weight, and the environment reports none of that name.")
+        if not any(options.weights.get(name, 1.0) for name in names):
+            raise IrEnvError(f"all rewards, {list(names)}, have the weight 0; leave one out of the weights")
         self.options, self.names = options, tuple(names)
         self.state = MARState(options.clip, options.beta, options.floor)
 
@@ -166,13 +169,12 @@ class AdvantageEstimator:
             if not np.isfinite(rewards[..., k]).all():
                 raise IrEnvError(f"a rollout's reward by {name!r} is not finite; leave that metric out, or find the image that breaks it")
         batch_mean = rewards.mean((0, 1))
+        weights = np.array([self.options.weights.get(name, 1.0) for name in self.names])
         if self.options.weighs_dynamically:
-            weights = self.state.weights(batch_mean)
+            weights = weights * self.state.weights(batch_mean)
             self.state.update(batch_mean)
-        elif self.options.mode == "mar":
-            weights = np.full(len(self.names), 1.0 / len(self.names))
-        else:
-            weights = np.array([self.options.weights.get(name, 1.0) for name in self.names])
+        if self.options.mode == "mar":
+            weights = weights / weights.sum()
         columns, column_weights = rewards, weights
         if extra is not None:
             columns = np.concatenate([rewards, np.asarray(extra, np.float64)], axis=2)

@@ -92,7 +92,7 @@ class GRPOConfig(AlgorithmConfig):
             rounds_per_iteration: rounds that every runner samples before an update.
             rewards: ``final``, ``gain`` or ``return``, see :func:`policies.grpo.rollouts.rollout_rewards`. The first two give the same
                 advantages but for MAR's weights: MAR divides by running means, which those of gains, near zero, do not bear well.
-            metric_weights: weight per metric for the advantages ``grpo`` and ``gdpo``; 1 where it says nothing.
+            metric_weights: weight per metric; 1 where it says nothing. ``mar`` multiplies its own weights by them.
             format_weight: weight of one more reward, the share of a rollout's steps that were valid.
             economy_weight: weight of one more reward, minus the number of tools that were run. Metrics do not mind a tool that changes
                 next to nothing.

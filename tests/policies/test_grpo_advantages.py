@@ -149,7 +149,8 @@ def test_the_state_goes_on_where_it_was():
     [
         ({"mode": "marr"}, "did you mean 'mar'"),
         ({"mode": "gdpo", "decouple": False}, "switches of the advantage mode 'mar'"),
-        ({"mode": "mar", "weights": {"psnr": 2.0}}, "weighs the metrics itself"),
+        ({"weights": {"psnr": -1.0}}, "at least 0"),
+        ({"scale_rewards": "std"}, "scale of rewards"),
         ({"beta": 0.0}, "0 < beta"),
         ({"mode": "gdpo", "weights": {"psrn": 1.0}}, "unknown reward 'psrn'"),
     ],
@@ -180,3 +181,17 @@ def test_each_reward_is_scaled_by_itself(scale):
     louder = rewards * [1.0, 100.0]
     one, other = (estimate(each, dynamic_weights=False, scale_rewards=scale, std_epsilon=0.0).advantages for each in (rewards, louder))
     np.testing.assert_allclose(one, other)
+
+
+def test_weights_given_to_mar_multiply_its_own():
+    rewards = np.random.default_rng(5).normal(size=(2, 5, 4, 2))
+    plain, weighted = (AdvantageEstimator(AdvantageOptions(weights=weights), ("psnr", "ssim")) for weights in ({}, {"ssim": 0.5}))
+    for batch in rewards:
+        own, ours = plain(batch).weights, weighted(batch).weights
+        np.testing.assert_allclose(ours, own * [1.0, 0.5] / (own * [1.0, 0.5]).sum())
+    assert own[0] != own[1], "by the second batch they have moved"
+
+
+def test_weights_that_are_all_zero_are_named():
+    with pytest.raises(IrEnvError, match="leave one out"):
+        AdvantageEstimator(AdvantageOptions(weights={"psnr": 0.0}), ("psnr",))
