@@ -38,10 +38,27 @@ def middle(pixels: np.ndarray) -> np.ndarray:
 
 def write_trace(job: Job, restored: Restored, scores: list[dict], seconds: float, notes: list[str], scored: str) -> None:
     """The JSON trace."""
-    trace = {
-        "image": str(job.path),
+    trace = trace_of(restored, scores, seconds, notes, scored, str(job.path), job.restored.name)
+    with written_whole(job.trace) as file:
+        file.write(json.dumps(trace, indent=2, allow_nan=False).encode())
+
+
+def trace_of(
+    restored: Restored, scores: list[dict], seconds: float, notes: list[str], scored: str, image: str, name: str
+) -> dict[str, Any]:
+    """What became of an image, step by step.
+
+    Args:
+        restored: the restoration.
+        scores: see :func:`scores_of`; ``scored`` is what was asked for there.
+        seconds: what all of it took.
+        notes: what a user should know.
+        image, name: of the photograph and of the result.
+    """
+    return {
+        "image": image,
         "policy": restored.policy,
-        "restored": job.restored.name,
+        "restored": name,
         "software": SOFTWARE,
         "seconds": round(seconds, 4),
         "error": restored.error or None,
@@ -50,8 +67,6 @@ def write_trace(job: Job, restored: Restored, scores: list[dict], seconds: float
         "scored": f"the middle, at most {VIEW} px a side" if scored == "view" else scored,
         "steps": _steps(restored, scores),
     }
-    with written_whole(job.trace) as file:
-        file.write(json.dumps(trace, indent=2, allow_nan=False).encode())
 
 
 def write_sheet(job: Job, restored: Restored, scores: list[dict]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ class Planner(ABC):
     @abstractmethod
     def plan(self, observation: Observation) -> int:
         """The index of the next action."""
+
+    def fresh(self) -> Planner:
+        """Another as this was made, which shares what was loaded: for restorations side by side. Override it if planning changes something
+        that the next plan depends on."""
+        return copy.copy(self)
 
     def plan_batch(self, observations: Sequence[Observation]) -> list[int]:
         """Actions for several images at once; override it where a batch is cheaper."""

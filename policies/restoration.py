@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,8 @@ from policies.loading import DEFAULT, load_policy
 from policies.planners import FixedPlan
 from tool_actors.devices import choose_device
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.executor import ImageState, LocalExecutor, Quantize, Request
+from tool_actors.executor import Executor, ImageState, LocalExecutor, Quantize, Request, Scorer
+from tool_actors.make_executor import make_executor
 from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import load_toolbox
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["EFFORTS", "NoMetrics", "Restored", "Restorer", "photograph_process", "restore"]
 
 Effort = Literal["fast", "best"]
+Watch = Callable[[Episode, list[dict[str, float] | None]], None]
 EFFORTS: dict[str, tuple[float, int | None]] = {"fast": (3.0, 2), "best": (0.0, None)}
 """Thrift of a policy that knows it (:class:`policies.simplecall.planner.ObservationPlanner`), and most tools."""
 SOFTWARE = f"ir_env {__version__}"
@@ -119,6 +121,7 @@ class Restorer:
         without: no tools of these names or tasks.
         effort: ``fast`` takes few tools, where the policy is sure; ``best`` as many as it was trained to take.
         scale, size: the result is so many times larger, or its longer side has so many pixels; a tool enlarges what is too small.
+        executor: ``pool`` or ``pool:NAME``, a running MC-Pool that runs the tools where, and as, it is set to; by default they run here.
 
     Raises:
         IrEnvError: the policy cannot restore, a tool or task is unknown, or the device is not there.
@@ -139,6 +142,7 @@ class Restorer:
         effort: Effort | None = None,
         scale: float | None = None,
         size: int | None = None,
+        executor: str | None = None,
     ):
         if scale is not None and size is not None:
             raise IrEnvError("a scale and a size say the same thing: give one of them")
@@ -158,25 +162,36 @@ class Restorer:
             max_steps = max_steps or most
         self.scale, self.size, self.tasks, self.without = scale, size, tasks, without
         self.device, self.threads, self.max_steps = choose_device(device), threads or os.cpu_count() or 1, max_steps
-        process = photograph_process(self.planner, toolbox, max_steps, device=self.device, threads=self.threads)
+        self.executor = executor
+        process = photograph_process(self.planner, toolbox, max_steps, device=self.device, threads=self.threads, executor=executor)
         if tile is not None:
+            if executor is not None:
+                raise IrEnvError("a pool's tools have their own tiles: leave out the tile, or the pool")
             process.executor.toolbox = _with_tile(process.executor.toolbox, tile)
         self._processes = {process.executor.quantize: self._ready(process)}
         self.process = process
 
-    def __call__(self, image: np.ndarray | Image.Image | str | Path | Photograph, name: str = "") -> Restored:
-        """Restore an image: a path, an image of Pillow, or an array (see :func:`ir_env.image_files.photograph_of`)."""
+    def __call__(
+        self, image: np.ndarray | Image.Image | str | Path | Photograph, name: str = "", watch: Watch = lambda episode, thoughts: None
+    ) -> Restored:
+        """Restore an image: a path, an image of Pillow, or an array (see :func:`ir_env.image_files.photograph_of`).
+
+        ``watch`` is called with the episode, and what the policy thought so far, at the beginning and after every step; what it raises ends
+        the restoration.
+        """
         start = time.perf_counter()
         source = image if isinstance(image, Photograph) else photograph_of(image)
         process = self._process_for(source)
         name = name or (str(image) if isinstance(image, str | Path) else "the image")
         episode = process.start_image(source.pixels, name=name)
         thoughts, notes = [], list(source.notes)
+        watch(episode, thoughts)
         while not episode.done:
             observation = observation_of(process, episode)
             [action] = self.planner.plan_batch([observation])
             thoughts.append(_told(self.planner.probabilities(observation), process))
             process.step([episode], [action])
+            watch(episode, thoughts)
         if source.depth > 8 and any(map(_in_8_bits, (state.pixels for state in episode.states[1:]))):
             notes.append("a tool works in 8 bits, so no more than these are left of the image's depth")
         tools = [process.actions.name(index) for index in episode.applied]
@@ -191,7 +206,7 @@ class Restorer:
         quantize: Quantize = "none" if source.depth > 8 else self.process.executor.quantize
         if quantize not in self._processes:
             toolbox = self.process.executor.toolbox
-            process = photograph_process(self.planner, toolbox, self.max_steps, quantize, self.device, self.threads)
+            process = photograph_process(self.planner, toolbox, self.max_steps, quantize, self.device, self.threads, self.executor)
             self._processes[quantize] = self._ready(process)
         return self._processes[quantize]
 
@@ -265,6 +280,7 @@ def photograph_process(
     quantize: Quantize | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    executor: str | None = None,
 ) -> RestorationProcess:
     """The decision process that the policy was trained in, for whole photographs.
 
@@ -277,6 +293,7 @@ def photograph_process(
         max_steps: most steps; by default the training's, or 6.
         quantize: by default the training's, or ``uint8``.
         device, threads: of the executor; by default all cores.
+        executor: a pool, which has its own, see :func:`tool_actors.make_executor.make_executor`.
     """
     trained = planner.env_config
     settings: dict[str, Any] = {"max_steps": DEFAULT_MAX_STEPS, "low_resolution_below": PHOTO_LOW_RESOLUTION_BELOW}
@@ -286,16 +303,27 @@ def photograph_process(
         settings["toolbox"] = chosen
     if max_steps is not None:
         settings["max_steps"] = max_steps
+    tools, trained_with = settings.pop("toolbox", "default"), settings.pop("quantize", "uint8")
+    if executor is not None:
+        pool = make_executor(executor, tools, quantize or trained_with)
+        return RestorationProcess(**settings, executor=_ScoresNothing(pool))
     # a photograph is worth all cores, and the last bit that some networks round otherwise with more of them
-    executor = LocalExecutor(
-        load_toolbox(settings.pop("toolbox", "default")),
-        quantize or settings.pop("quantize", "uint8"),
-        cache_bytes=0,
-        device=device,
-        threads=threads or os.cpu_count() or 1,
-    )
-    settings.pop("quantize", None)
-    return RestorationProcess(**settings, executor=executor)
+    threads = threads or os.cpu_count() or 1
+    local = LocalExecutor(load_toolbox(tools), quantize or trained_with, cache_bytes=0, device=device, threads=threads)
+    return RestorationProcess(**settings, executor=local)
+
+
+class _ScoresNothing:
+    """An executor that sends no image away for :class:`NoMetrics`."""
+
+    def __init__(self, executor: Executor):
+        self.toolbox, self.stats, self.quantize = executor.toolbox, executor.stats, executor.quantize
+        self.run, self._score = executor.run, executor.score
+
+    def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        if isinstance(scorer, NoMetrics):
+            return list(scorer.score(states, references))
+        return self._score(scorer, states, references)
 
 
 def _with_tile(toolbox: Toolbox, tile: int) -> Toolbox:

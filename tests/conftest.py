@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,3 +108,37 @@ def trained(ray_cluster, command, small, tmp_path_factory) -> Trained:
     said = command("rllib", *small, "--samples=6", "--storage=.", "--name=mine", "--stop=training_iteration=2", cwd=storage)
     assert said.returncode == 0, said.stdout + said.stderr
     return Trained(storage, storage / "mine", said)
+
+
+@contextlib.contextmanager
+def run_server(app):
+    """The guarded application of `ir-env serve` behind its real server, in a thread."""
+    from experiments.measurements.serve import Service
+    from experiments.serve.command import listening, server_of
+
+    with listening("127.0.0.1", 0) as socket:
+        server = server_of(app)
+        thread = threading.Thread(target=server.run, args=([socket],))
+        thread.start()
+        try:
+            yield Service("127.0.0.1", socket.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def running():
+    """``with running(app) as server``, see :func:`run_server`."""
+    return run_server
+
+
+@pytest.fixture(scope="session")
+def served(ray_cluster):
+    """`ir-env serve` as it comes, but for the rate and for smaller bounds."""
+    from experiments.cli.ir_env import build_parser
+    from experiments.serve.command import service
+
+    bounds = ("--max-megabytes=4", "--max-megapixels=2", "--rate=100000", "--timeout=240", "--instances=1")
+    with service(build_parser().parse_args(["serve", "--policy=simplecall", "--policy=random", *bounds])) as app, run_server(app) as made:
+        yield made

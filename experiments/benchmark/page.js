@@ -63,22 +63,12 @@
     );
     said.textContent = `${trajectory().policy}, step ${state.step} of ${all.length - 1}: ${title}${trajectory().error ? `. Then a tool failed: ${trajectory().error}` : ""}`;
   };
-  const cut = () => compare.style.setProperty("--cut", `${slider.value}%`);
   const wrap = (value, length) => (value + length) % length;
 
   image.addEventListener("change", () => chooseImage(Number(image.value)));
   policy.addEventListener("change", () => choosePolicy(Number(policy.value)));
   against.addEventListener("change", show);
   steps.addEventListener("change", (event) => chooseStep(Number(event.target.value)));
-  slider.addEventListener("input", cut);
-  const drag = (event) => {
-    if (event.type === "pointermove" && !(event.buttons & 1)) return;
-    const box = compare.getBoundingClientRect();
-    slider.value = ((event.clientX - box.left) / box.width) * 100;
-    cut();
-  };
-  compare.addEventListener("pointerdown", (event) => { compare.setPointerCapture(event.pointerId); drag(event); });
-  compare.addEventListener("pointermove", drag);
   // controls that use the arrows themselves keep them
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, summary, .scroll")) return;
@@ -93,7 +83,7 @@
   // the box has the proportions of the picture, whatever the size of a step
   after.addEventListener("load", () => { compare.style.aspectRatio = `${after.naturalWidth} / ${after.naturalHeight}`; });
   fill(image, data.images.map((each) => each.name));
-  cut();
+  comparison(compare, slider);
   // a trajectory that has something to show
   chooseImage(0);
   const longest = Math.max(...shown().trajectories.map((each) => each.steps.length));

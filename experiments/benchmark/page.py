@@ -82,7 +82,7 @@ def page(title: str, lead: str, sections: Mapping[str, str], notes: Sequence[str
         footer="".join(f'<p class="soft">{escape(note)}</p>' for note in notes),
         # an end tag in a name would end the script
         data=json.dumps(gallery, allow_nan=False).replace("</", "<\\/"),
-        script=(HERE / "page.js").read_text(),
+        script="".join((HERE / name).read_text() for name in ("compare.js", "page.js")),
     )
 
 

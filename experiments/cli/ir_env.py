@@ -8,6 +8,7 @@ import sys
 from experiments.benchmark import command as benchmark
 from experiments.cli import pool, restore_command, tools
 from experiments.cli.common import guarded, prepare_ray
+from experiments.serve import command as serve
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     benchmark.add_bench(commands.add_parser("bench", help="compare policies on test sets: tables with intervals and paired tests"))
     benchmark.add_report(commands.add_parser("report", help="make one HTML page of what bench measured"))
 
+    serve.add_options(commands.add_parser("serve", help="restore photographs as a service, with a web page"))
+
     tools.add_commands(commands.add_parser("tools", help="list, show, add, fetch and check tools"))
 
     pool.add_commands(commands.add_parser("pool", help="start, watch and stop a pool of tools on a Ray cluster"))
@@ -45,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         "degrade": _degrade,
         "bench": benchmark.bench,
         "report": benchmark.report,
+        "serve": serve.run,
         "tools": tools.run,
         "pool": pool.run,
         "envs": _envs,

@@ -13,7 +13,11 @@ class RandomPlanner(Planner):
     name = "random"
 
     def __init__(self, seed: int = 0):
+        self._seed = seed
         self._rng = np.random.default_rng(seed)
+
+    def fresh(self) -> RandomPlanner:
+        return RandomPlanner(self._seed)
 
     def plan(self, observation: Observation) -> int:
         return int(self._rng.choice(np.flatnonzero(observation.action_mask)))
