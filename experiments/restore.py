@@ -19,10 +19,11 @@ from typing import Any
 
 from experiments.restore_files import Found, Job, Output, find
 from experiments.restore_trace import scores_of, text_of, write_sheet, write_trace
+from ir_env.frames import Frames, open_frames, write_frames
 from ir_env.images import make_folder
 from ir_env.planner import Planner
 from policies.loading import DEFAULT
-from policies.restoration import Restorer
+from policies.restoration import SOFTWARE, Restored, Restorer
 
 FAILED_NAMES = 20
 """Of the photographs that failed, how many the summary names."""
@@ -147,7 +148,7 @@ def _outcomes(jobs: Sequence[Job], output: Output, workers: int, settings: dict[
     if workers == 1:
         restorer = Restorer(**settings)  # also without jobs, so that what is wrong with the policy is said
         for job in jobs:
-            yield job, _tried(job, output, restorer)
+            yield job, restore_file(job, output, restorer)
         return
     left = list(jobs)
     with _pool(workers, settings) as pool:
@@ -180,29 +181,46 @@ def _begin(settings: dict[str, Any]) -> None:
 
 def _in_process(job: Job, output: Output) -> Outcome:
     assert _RESTORER is not None
-    return _tried(job, output, _RESTORER)
+    return restore_file(job, output, _RESTORER)
 
 
 # -- one photograph ------------------------------------------------------------------------------------------------------------------
 
 
-def _tried(job: Job, output: Output, restorer: Restorer) -> Outcome:
+def restore_file(job: Job, output: Output, restorer: Restorer) -> Outcome:
+    """Restore one photograph and write its results; whatever goes wrong is in the outcome."""
     try:
         return _restore_one(job, output, restorer)
     except Exception as error:
         return Outcome(errors=[text_of(error)])
 
 
+def _restored_frames(frames: Frames, restorer: Restorer, name: str) -> list[Restored]:
+    """Pages as the policy likes each; frames of an animation all by the plan of the first, since a picture that moves must not flicker."""
+    results: list[Restored] = []
+    for photograph in frames:
+        results.append(restorer(photograph, name, like=results[0] if results and frames.animated else None))
+        if len(results) > 1:
+            results[-1].episode.states[:-1] = []  # of the steps, which are shown of the first alone
+    return results
+
+
 def _restore_one(job: Job, output: Output, restorer: Restorer) -> Outcome:
     """The outcome once there is an image; raises if there is none."""
     start = time.perf_counter()
-    restored = restorer(job.path)
+    frames = open_frames(job.path) if output.frames == "all" and not output.dry_run else Frames(job.path)
+    results = _restored_frames(frames, restorer, str(job.path))
+    restored = results[0]
     errors = [f"{restored.error}; the restoration ends before that tool"] if restored.error else []
-    notes = list(restored.notes)
+    notes = list(dict.fromkeys(note for each in results for note in each.notes))
+    if len(results) > 1:
+        told = "as the first" if frames.animated else "; ".join(each.plan for each in results)
+        notes.append(f"{len(results)} {frames.what} ({told})")
     if job.suffix.lower() != job.path.suffix.lower() and not output.format:
         notes.append(f"it is written as {job.suffix}: {job.path.suffix or 'its format'} cannot hold the result")
     if not output.dry_run:
-        notes += restored.save(job.restored, output.quality, output.keep_grey)
+        images = [(each.pixels, each.source) for each in results]
+        notes += write_frames(job.restored, images, frames, output.quality, output.keep_grey, SOFTWARE, restored.history)
         scores = scores_of(restored, output.scores)
         for write in (
             lambda: write_sheet(job, restored, scores),

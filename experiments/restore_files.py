@@ -36,6 +36,8 @@ class Output:
     """Suffix of restored images; by default that of the photograph."""
     quality: int | None = None
     keep_grey: bool = False
+    frames: str = "all"
+    """Of an animation, or of a file of pages: ``all``, or the ``first``."""
     scores: str = "view"
     """Metrics of the trace: of a ``view`` of bounded size, of the ``full`` image, or ``off``."""
     skip_existing: bool = False

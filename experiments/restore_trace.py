@@ -27,7 +27,7 @@ def scores_of(restored: Restored, scores: str) -> list[dict[str, Any]]:
     if scores == "off":
         return [{"metrics": {}, "note": None} for _ in restored.episode.states]
     states = [state.pixels if scores == "full" else middle(state.pixels) for state in restored.episode.states]
-    return [_no_reference_scores(_as_uint8(pixels)) for pixels in states]
+    return [no_reference_scores(_as_uint8(pixels)) for pixels in states]
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
@@ -96,8 +96,8 @@ def _steps(restored: Restored, scores: list[dict]) -> list[dict]:
     return steps
 
 
-def _no_reference_scores(pixels: np.ndarray) -> dict[str, Any]:
-    """``metrics``: each metric, or None where it has no value for this image; ``note``: which have none and why, or None."""
+def no_reference_scores(pixels: np.ndarray) -> dict[str, Any]:
+    """Of a uint8 image: ``metrics``, each or None where it has no value; and ``note``, which have none and why, or None."""
     metrics: dict[str, float | None] = {}
     notes = []
     for name, suite in _SUITES.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import need
 from tool_actors.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def make_rows(
         processes: how many work at once, with one thread each; 1 works in this process.
         what: for the progress bar.
     """
+    need("datasets")
     from rich.progress import track
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +55,7 @@ def make_rows(
 
 def load_rows(folder: Path) -> Dataset:
     """What :func:`make_rows` made in a folder."""
+    need("datasets")
     from datasets import concatenate_datasets, load_from_disk
 
     return concatenate_datasets([load_from_disk(place) for place in sorted(folder.iterdir()) if not place.name.startswith(".")])

@@ -37,11 +37,13 @@ from safetensors.torch import save_file
 
 from experiments.resumable import folder_for
 from ir_env.datasets import Photos, Split, load_photos
-from ir_env.degradations import degrade, parse_combo
+from ir_env.degradations import degrade
+from ir_env.degradations.combos import parse_combos
 from ir_env.degradations.recipe import Scene
-from tool_actors.embedded import FOLDER
+from tool_actors.embedded import ALL_IN_ONE_FOLDER, FOLDER
 from tool_actors.embedded.networks import NETWORKS
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.tasks import ALL_IN_ONE
 from tool_actors.threads import limit_threads
 
 KEEP_EVERY = 200
@@ -55,7 +57,7 @@ class Recipe:
     name: str
     task: str
     combo: str
-    """Degradations, e.g. ``noise`` or ``rain+haze``."""
+    """Degradations, e.g. ``noise`` or ``rain+haze``; or several combinations to draw from, see :func:`ir_env.degradations.parse_combos`."""
     severity: dict = field(default_factory=dict)
     """Degradation -> {parameter: [low, high] to draw from, or a value}; what is not named is drawn from the recipe's ranges."""
     network: str = "half"
@@ -80,6 +82,12 @@ def _wide(name: str, task: str, degradation: str, **severity) -> Recipe:
 def _deep(name: str, task: str, degradation: str, steps: int, **severity) -> Recipe:
     """Blur and streaks want to see far."""
     return Recipe(name, task, degradation, {degradation: severity}, arguments=DEEP, patch=96, batch=8, steps=steps)
+
+
+def _all_in_one(name: str) -> Recipe:
+    """Each degradation alone, and the groups A, B and C; without low resolution, which is a matter of size and not of quality."""
+    combos = ["+".join(combo) for combo in parse_combos("single,A,B,C").entries if "low_resolution" not in combo]
+    return Recipe(name, ALL_IN_ONE, ",".join(combos), network="all_in_one", patch=96, batch=8, steps=3000)
 
 
 def _curve(name: str, task: str, degradation: str, **severity) -> Recipe:
@@ -108,6 +116,7 @@ RECIPES = {
         _curve("dark.range", "brighten", "low_light", kind="range", top=[100, 149]),
         Recipe("x4.fidelity", "super_resolve", "low_resolution", network="x4", patch=96, steps=24_000),
         Recipe("x4.edge", "super_resolve", "low_resolution", network="x4", loss="edge", patch=96, steps=8000),
+        _all_in_one("allinone.small"),
     )
 }
 
@@ -123,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of the convolutions while training")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the weights (default: the embedded tools')")
+    parser.add_argument("--out", type=Path, help="folder of the weights (default: the embedded tools')")
     parser.add_argument("--work", type=Path, default=Path("results/train_tools"), help="folder of the states to resume from")
     parser.add_argument("--list", action="store_true", help="list the recipes")
     options = parser.parse_args(arguments)
@@ -181,7 +190,8 @@ def train(recipe: Recipe, learn: tuple[str, Photos], measure: dict[str, Photos],
             if done % KEEP_EVERY == 0 or done == steps:
                 _keep(kept, {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": done, "seconds": seconds})
     facts = {"photographs": learn[0], "seed": options.seed, "steps": done, "seconds": round(seconds), "bfloat16": half}
-    return write(recipe, network, measure, options.out, facts)
+    out = options.out or (ALL_IN_ONE_FOLDER if recipe.task == ALL_IN_ONE else FOLDER)
+    return write(recipe, network, measure, out, facts)
 
 
 def l1(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -198,7 +208,7 @@ LOSSES = {"l1": l1, "edge": edge}
 
 def make_batch(recipe: Recipe, photos, rng: np.random.Generator, count: int, patch: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Degraded and clean crops, float32 (count, 3, h, w) and (count, 3, patch, patch) in [0, 1], flipped at random from left to right."""
-    degraded, clean = [], []
+    degraded, clean, combos = [], [], parse_combos(recipe.combo)
     for _ in range(count):
         name = photos.names[int(rng.integers(len(photos)))]
         photo = photos.load(name)
@@ -207,7 +217,9 @@ def make_batch(recipe: Recipe, photos, rng: np.random.Generator, count: int, pat
         crop = np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
         scene = Scene(name, photo.shape[:2], (top, left, patch, patch))
         severity = {part: {key: draw(value, rng) for key, value in ranges.items()} for part, ranges in recipe.severity.items()}
-        degraded.append(degrade(crop, recipe.combo, int(rng.integers(2**48)), severity=severity, scene=scene).image)
+        # one combination draws nothing, so that what the shipped tools learned from stays the same
+        combo = combos.draw(rng) if len(combos.entries) > 1 else combos.entries[0]
+        degraded.append(degrade(crop, combo, int(rng.integers(2**48)), severity=severity, scene=scene).image)
         clean.append(crop)
     return tuple(torch.from_numpy(np.stack(part)).to(device).permute(0, 3, 1, 2).float() / 255.0 for part in (degraded, clean))
 
@@ -225,6 +237,7 @@ def write(recipe: Recipe, network: torch.nn.Module, measure: dict[str, Photos], 
         "task": recipe.task,
         "network": recipe.network,
         "arguments": recipe.arguments,
+        "combinations": recipe.combo,
         "degradation": f"{recipe.combo} {json.dumps(recipe.severity)}" if recipe.severity else recipe.combo,
         "gain_db": {name: round(gain(recipe, network, photos), 3) for name, photos in measure.items()},
         "kib": round(size / 1024),
@@ -295,7 +308,7 @@ def _own_recipe(path: Path) -> Recipe:
         raise IrEnvError(
             f"{path}: not a recipe ({error}); it is a JSON object with the fields of Recipe: name, task, combo, severity, ..."
         ) from error
-    parse_combo(recipe.combo)
+    parse_combos(recipe.combo)
     for kind, name, known in (("network", recipe.network, NETWORKS), ("loss", recipe.loss, LOSSES)):
         if name not in known:
             raise UnknownNameError(f"{kind} of a recipe", name, known)

@@ -2,7 +2,7 @@
 
 Importing this package registers ``ir_env/Restoration-v0`` and ``ir_env/RestorationPlan-v0`` with Gymnasium; an id such as
 ``ir_env:ir_env/Restoration-v0`` imports it by itself.
-Heavy libraries load when an environment is made. A policy of one's own needs nothing but
+Heavy libraries, Gymnasium and numpy among them, load when they are needed. A policy of one's own needs nothing but
 
 >>> from ir_env import Planner, compare
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ir_env.registration import register_when_imported
 from tool_actors.errors import IrEnvError
 
 if TYPE_CHECKING:
@@ -63,19 +64,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register_envs() -> None:
-    import gymnasium
-
-    gymnasium.register(
-        "ir_env/Restoration-v0",
-        entry_point="ir_env.env:RestorationEnv",
-        vector_entry_point="ir_env.vector_env:RestorationVectorEnv",
-    )
-    gymnasium.register(
-        "ir_env/RestorationPlan-v0",
-        entry_point="ir_env.plan_env:RestorationPlanEnv",
-        vector_entry_point="ir_env.plan_env:RestorationPlanVectorEnv",
-    )
-
-
-_register_envs()
+register_when_imported()

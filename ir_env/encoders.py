@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["encode"]
+__all__ = ["encode", "tiff"]
 
 
 def encode(array: np.ndarray, kind: str, settings: Mapping[str, Any]) -> bytes:
@@ -21,10 +21,17 @@ def encode(array: np.ndarray, kind: str, settings: Mapping[str, Any]) -> bytes:
         kind: ``PNG``, ``TIFF`` or ``JPEG2000``.
         settings: of the metadata, as Pillow's ``save`` takes them.
     """
-    if kind != "PNG" and array.ndim == 3 and array.shape[2] == 2:  # few programs read grey with alpha in these
-        array = array[..., [0, 0, 0, 1]]
+    if kind == "TIFF":
+        return tiff([(array, settings)])
+    if kind == "JPEG2000":
+        array = _without_grey_alpha(array)
     array = np.ascontiguousarray(array)
-    return {"PNG": _png, "TIFF": _tiff, "JPEG2000": _jpeg2000}[kind](array, settings)
+    return {"PNG": _png, "JPEG2000": _jpeg2000}[kind](array, settings)
+
+
+def _without_grey_alpha(array: np.ndarray) -> np.ndarray:
+    """RGB with alpha in place of grey with alpha, which few programs read in TIFF and JPEG 2000."""
+    return array[..., [0, 0, 0, 1]] if array.ndim == 3 and array.shape[2] == 2 else array
 
 
 def _png(array: np.ndarray, settings: Mapping[str, Any]) -> bytes:
@@ -66,8 +73,21 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
 
 
-def _tiff(array: np.ndarray, settings: Mapping[str, Any]) -> bytes:
-    """One strip behind the tags: the EXIF block is a TIFF already, and wants but the tags of the layout."""
+def tiff(pages: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> bytes:
+    """A TIFF of one page or more, each an array and settings as of :func:`encode`."""
+    data, link = bytearray(b"II*\x00"), 4
+    data += bytes(4)
+    for array, settings in pages:
+        tags, strip = _tiff_page(np.ascontiguousarray(_without_grey_alpha(array)), settings)
+        data += bytes(len(data) % 2)
+        data[link : link + 4] = struct.pack("<I", len(data))
+        link = len(data) + 2 + 12 * len(tags)  # behind the entries stands where the next page is
+        data += tags.tobytes(len(data)) + strip
+    return bytes(data)
+
+
+def _tiff_page(array: np.ndarray, settings: Mapping[str, Any]):
+    """The tags, and the one strip behind them: the EXIF block is a TIFF already, and wants but the tags of the layout."""
     from PIL import Image
     from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
@@ -108,7 +128,7 @@ def _tiff(array: np.ndarray, settings: Mapping[str, Any]) -> bytes:
     for tag, value in {**kept, **layout}.items():
         tags[tag] = value
     tags.tagtype[34675] = 7
-    return b"II*\x00\x08\x00\x00\x00" + tags.tobytes(8) + strip
+    return tags, strip
 
 
 def _jpeg2000(array: np.ndarray, settings: Mapping[str, Any]) -> bytes:

@@ -94,7 +94,8 @@ class GainMatrix:
 
 
 def _undone_by(task: str) -> str:
-    return next(degradation for degradation, undoes in TASK_OF.items() if undoes == task)
+    """Its degradation; empty for the task of all-in-one networks, which undo all."""
+    return next((degradation for degradation, undoes in TASK_OF.items() if undoes == task), "")
 
 
 def measure(

@@ -9,7 +9,9 @@ Pillow reads and writes. What it would cut to 8 bits, OpenCV decodes, and :mod:`
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ __all__ = [
     "Photograph",
     "as_array",
     "on_white",
+    "open_heif",
     "photograph_of",
     "read_photograph",
     "software_of",
@@ -42,7 +45,7 @@ WIDTH_TAG, HEIGHT_TAG, MAKER_NOTE = 0xA002, 0xA003, 0x927C
 STRUCTURE = frozenset({254, 255, *range(256, 267), *range(273, 274), *range(277, 282), 284, 317, 320, *range(322, 326), 330, 338, 339})
 STRUCTURE |= {340, 341, 347, *range(512, 522), *range(529, 533), XMP, 34675, 34377, 33723}
 """Tags of TIFF that say how the pixels are laid out, or that are kept elsewhere."""
-ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "HEIF"})
+ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "HEIF", "GIF"})
 EXIF = frozenset({"JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"})
 DEPTH = {"PNG": 16, "JPEG2000": 16, "TIFF": 32}
 """Bits per channel of the formats that hold more than 8; 32 are floats."""
@@ -135,7 +138,9 @@ def software_of(path: str | Path) -> str:
     from PIL import Image
 
     try:
-        _open_heif(Path(path))
+        if not Path(path).is_file():  # a pipe would be waited for
+            return ""
+        open_heif(Path(path))
         with Image.open(path) as file:
             return str(file.getexif().get(SOFTWARE) or file.info.get("Software") or _comment(file).decode("utf-8", "replace"))
     except Exception:
@@ -145,14 +150,17 @@ def software_of(path: str | Path) -> str:
 def _check_there(path: Path) -> None:
     try:
         there = path.is_file()
+        empty = there and path.stat().st_size == 0
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise ImageError(f"{path}: {error.strerror}. Give a path that can be opened.") from error
     if not there:
-        what = "a folder" if path.is_dir() else "no such file"
+        what = "a folder" if path.is_dir() else "no regular file" if path.exists() else "no such file"
         raise ImageError(f"{path}: {what}. Give the path of an image file ({', '.join(sorted(SUFFIXES))}).")
+    if empty:
+        raise ImageError(f"{path}: the file is empty. Copy it again from where it came from.")
 
 
-def _open_heif(path: Path) -> None:
+def open_heif(path: Path) -> None:
     """Let Pillow open HEIC, which it cannot by itself."""
     if path.suffix.lower() in HEIF:
         try:
@@ -167,7 +175,7 @@ def _open_heif(path: Path) -> None:
 def _read(path: Path) -> Photograph:
     from PIL import Image
 
-    _open_heif(path)
+    open_heif(path)
     try:
         file = Image.open(path)
     except Image.UnidentifiedImageError:
@@ -176,20 +184,27 @@ def _read(path: Path) -> Photograph:
             raise
         return _of_array(array, str(path), notes=("its metadata cannot be read",))
     with file:
-        depth = _depth(file, path)
-        if depth > 8 and file.mode not in ("F", "I") and file.format in DEPTH and (array := _decoded(path)) is not None:
-            orientation = file.getexif().get(ORIENTATION, 1)
-            notes = [*_frames(file), *_profile_notes(dict(file.info))]
-            return _of_array(_upright(array, orientation), str(path), _metadata(file), notes)
-        notes = [f"its {depth} bits per channel are read as 8"] if depth > 8 and file.mode not in ("F", "I") else []
-        return _of_pillow(file, str(path), [*notes, *_frames(file)])
+        return current_frame(file, path, _first_of(file))
 
 
-def _frames(file: Image.Image) -> list[str]:
-    count = getattr(file, "n_frames", 1)
-    if count == 1 or file.format == "MPO":  # a photograph with previews or a depth map behind it
-        return []
-    return [f"it holds {count} {'frames' if getattr(file, 'is_animated', False) and file.format != 'TIFF' else 'pages'}: this is the first"]
+def current_frame(file: Image.Image, path: Path, notes: list[str]) -> Photograph:
+    """The image at which an open file stands, by itself the first; ``notes`` are what is known of the file."""
+    depth = _depth(file, path)
+    if depth > 8 and file.mode not in ("F", "I") and file.format in DEPTH and (array := _decoded(path, file.tell())) is not None:
+        orientation = file.getexif().get(ORIENTATION, 1)
+        return _of_array(_upright(array, orientation), str(path), _metadata(file), [*notes, *_profile_notes(dict(file.info))])
+    told = [f"its {depth} bits per channel are read as 8"] if depth > 8 and file.mode not in ("F", "I") else []
+    return _of_pillow(file, str(path), [*told, *notes])
+
+
+def frame_count(file: Image.Image) -> int:
+    """How many images a file shows; those behind a camera's photograph (previews, a depth map) do not count."""
+    return 1 if file.format in ("MPO", "HEIF") else getattr(file, "n_frames", 1)
+
+
+def _first_of(file: Image.Image) -> list[str]:
+    count = frame_count(file)
+    return [] if count == 1 else [f"it holds {count} {'pages' if file.format == 'TIFF' else 'frames'}: this is the first"]
 
 
 def _depth(file: Image.Image, path: Path) -> int:
@@ -207,13 +222,24 @@ def _depth(file: Image.Image, path: Path) -> int:
     return 8
 
 
-def _decoded(path: Path) -> np.ndarray | None:
+def _decoded(path: Path, page: int = 0) -> np.ndarray | None:
     """By OpenCV: (H, W) or (H, W, C), RGB first."""
     import cv2
 
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    data = np.fromfile(path, np.uint8)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot read is said by us
+    if page:
+        _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
+        array = pages[0] if pages else None
+    else:
+        array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if array is not None and array.ndim == 3 and array.shape[2] >= 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[2])]]
+    if array is None and bytes(data[:4]) in (b"II*\0", b"MM\0*"):
+        import tifffile
+
+        with suppress(Exception):  # it knows more kinds, such as floats of 16 bits
+            array = tifffile.imread(path, key=page)
     return array
 
 
@@ -261,13 +287,19 @@ def _to_float(array: np.ndarray, name: str) -> np.ndarray:
 def _of_pillow(file: Image.Image, name: str, notes: Any = ()) -> Photograph:
     from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(file)
-    metadata = _metadata(image, file)
+    notes = list(notes)
+    try:
+        image = ImageOps.exif_transpose(file)
+        metadata = _metadata(image, file)
+        broken = bool(file.info.get("exif")) and not file.getexif()  # of JPEG Pillow hides the error
+    except (SyntaxError, ValueError, struct.error):
+        image, metadata, broken = file.copy(), Metadata(icc=file.info.get("icc_profile") or b""), True
+    if broken:
+        notes.append("its EXIF cannot be read")
     if image.mode.startswith("I") or image.mode == "F":
         array = np.asarray(image)
         return _of_array(array.astype(np.uint16) if image.mode.startswith("I;16") else array, name, metadata, notes)
     grey = image.mode in ("1", "L", "LA", "La")
-    notes = list(notes)
     alpha = None
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -319,7 +351,7 @@ def _profile_notes(info: Mapping[Any, Any]) -> list[str]:
 def _metadata(image: Image.Image, file: Image.Image | None = None) -> Metadata:
     file = file or image
     info = {**file.info, **image.info}
-    exif = image.getexif()
+    exif = file.getexif()  # of the file: what Pillow turned is a copy, which knows no tags of TIFF
     kept = {tag: value for tag, value in exif.items() if tag not in STRUCTURE and tag != ORIENTATION}
     parts = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
     xmp = info.get("xmp", b"")
@@ -375,7 +407,7 @@ def writable(suffix: str) -> str:
     """Pillow's name of the format that a suffix stands for; raises :class:`ImageError` if there is none that can be written."""
     from PIL import Image
 
-    _open_heif(Path(f"x{suffix}"))
+    open_heif(Path(f"x{suffix}"))
     kind = Image.registered_extensions().get(suffix.lower())
     if kind not in Image.SAVE:
         raise ImageError(
@@ -410,6 +442,23 @@ def write_photograph(
         ImageError: it cannot be written.
     """
     path = Path(path)
+    array, kind, settings, notes = to_write(path, pixels, source, quality, keep_grey, software, history)
+    with written_whole(path) as file:
+        if array.dtype != np.uint8 or kind == "TIFF":
+            from ir_env.encoders import encode
+
+            file.write(encode(array, kind, settings))
+        else:
+            from PIL import Image
+
+            Image.fromarray(array).save(file, kind, **settings)
+    return notes
+
+
+def to_write(
+    path: Path, pixels: np.ndarray, source: Photograph, quality: int | None, keep_grey: bool, software: str, history: str
+) -> tuple[np.ndarray, str, dict[str, Any], list[str]]:
+    """What :func:`write_photograph` writes: the array, the format, the settings of Pillow's ``save``, and what the format cannot hold."""
     try:
         kind = writable(path.suffix)
     except ImageError as error:
@@ -427,16 +476,7 @@ def write_photograph(
     if kind not in EXIF and (lost := [name for name, value in has.items() if value and not (name == "resolution" and kind == "BMP")]):
         notes.append(f"{kind} holds no {', no '.join(lost)}")
     settings, lost = _settings(kind, array, source, quality, software, history)
-    with written_whole(path) as file:
-        if depth > 8 or kind == "TIFF":
-            from ir_env.encoders import encode
-
-            file.write(encode(array, kind, settings))
-        else:
-            from PIL import Image
-
-            Image.fromarray(array).save(file, kind, **settings)
-    return notes + lost
+    return array, kind, settings, notes + lost
 
 
 def as_array(pixels: np.ndarray, source: Photograph, depth: int | None = None, keep_grey: bool = True) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image-quality metrics: one batched suite over pyiqa, with explicit variants, and a user's own.
+"""Image-quality metrics: one batched suite with explicit variants, pyiqa's among them (``ir-env[metrics]``), and a user's own.
 
 >>> suite = MetricSuite(["psnry", "ssim_ycbcr"])
 >>> suite.score([restored], [clean])       # float32 (1, 2)
@@ -19,11 +19,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ir_env.luma import luma
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.extras import need
 
 if TYPE_CHECKING:
     import torch
@@ -282,13 +285,19 @@ class MetricSuite:
 
     def describe(self) -> str:
         """A line for beneath a table: the metrics, their direction and custom, the version that computed them, and what had no value."""
-        import pyiqa
-
         told = ", ".join(
             f"{m.name}{'↑' if m.higher_is_better else '↓'}{f' ({m.convention})' if m.convention else ''}" for m in self.metrics
         )
         had_none = "".join(f"; {name} had no value on {count} images, which count as its worst" for name, count in self.undefined.items())
-        return f"{told} (pyiqa {pyiqa.__version__}){had_none}"
+        return f"{told} ({self._versions()}){had_none}"
+
+    def _versions(self) -> str:
+        """Of what computes them."""
+        from ir_env import __version__
+
+        named = f"ir_env {__version__}"
+        theirs = any(metric.function is None and metric.name not in _OWN for metric in self.metrics)
+        return f"{named}, pyiqa {version('pyiqa')}" if theirs else named
 
 
 def _to_tensor(images: list[np.ndarray], device: str) -> torch.Tensor:
@@ -337,7 +346,7 @@ def _mirrored(batch: torch.Tensor, side: int) -> torch.Tensor:
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 
-def _ssim(luma: str, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+def _ssim(custom: str, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Mean SSIM over the places where the whole window lies in the image, on Y rounded to 8 bits (K1 = .01, K2 = .03, L = 255); as in
     pyiqa, which the published tables were made with, places of opposite structure count 0 and not less.
 
@@ -346,11 +355,10 @@ def _ssim(luma: str, images: torch.Tensor, references: torch.Tensor) -> torch.Te
     of the reference alone is computed once where all images share it.
     """
     import torch
-    from pyiqa.archs.func_util import preprocess_rgb
 
     if references.stride(0) == 0:
         references = references[:1]
-    x, y = (preprocess_rgb(batch.double(), True, 255, luma) for batch in (images, references))
+    x, y = ((luma(batch.double(), custom) * 255).round() for batch in (images, references))
     places = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     window = torch.exp(-places.square() / (2 * SSIM_SIGMA**2))
     window = (window / window.sum()).tolist()
@@ -373,24 +381,29 @@ def _ssim(luma: str, images: torch.Tensor, references: torch.Tensor) -> torch.Te
     return (luminance * structure).mean((1, 2, 3)).clamp(max=1.0)
 
 
+def _psnr(custom: str | None, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Over RGB, or over a luma (not rounded), in dB; an error of nothing is one of 1e-8."""
+    if custom:
+        images, references = luma(images, custom), luma(references, custom)
+    return -10 * ((images - references).square().mean((1, 2, 3)) + 1e-8).log10()
+
+
 def _niqe(images: torch.Tensor, references: None = None) -> torch.Tensor:
-    """BasicSR's NIQE on Y with the parameters that its wheel carries (pyiqa's own are a download); NaN where it cannot be computed."""
+    """BasicSR's NIQE on Y with its parameters (pyiqa's own are a download); NaN where it cannot be computed."""
     import torch
 
-    from ir_env.compat import import_basicsr
-
-    import_basicsr()
     from ir_env.niqe import niqe
 
     return torch.tensor([niqe(image) for image in (images * 255.0).round().permute(0, 2, 3, 1).cpu().numpy()])
 
 
 def _piqe(images: torch.Tensor, references: None = None) -> torch.Tensor:
-    """pyiqa's PIQE, image by image: what it says of one depends on the batch in the last digits, and of a black one is NaN."""
+    """Image by image, so that no batch changes the last digits of one."""
     import torch
-    from pyiqa.archs.piqe_arch import piqe
 
-    return torch.cat([piqe(image[None])[0].reshape(1) for image in images])
+    from ir_env.piqe import piqe
+
+    return torch.stack([piqe(image) for image in images])
 
 
 def _each(metric: Callable) -> Callable:
@@ -404,18 +417,19 @@ def _each(metric: Callable) -> Callable:
 
 
 _OWN: dict[str, Callable] = {
+    "psnr": partial(_psnr, None),
+    "psnry": partial(_psnr, "ycbcr"),
     "ssim_ycbcr": partial(_ssim, "ycbcr"),
     "ssim_yiq": partial(_ssim, "yiq"),
     "niqe": _niqe,
     "piqe": _piqe,
 }
 """Those that are computed here."""
-_VARIANTS: dict[str, dict[str, Any]] = {"psnry": {"metric_name": "psnr", "test_y_channel": True, "color_space": "ycbcr"}}
-"""Name -> how pyiqa is asked for it, where its own metric of that name is of another custom."""
 
 
 def _create(name: str, device: str) -> Callable:
     """A pyiqa metric; a failed download of its weights becomes :class:`MetricWeightsMissing`."""
+    need("pyiqa")
     import pyiqa
     import torch
     from pyiqa.utils import download_util
@@ -432,7 +446,7 @@ def _create(name: str, device: str) -> Callable:
     plain_hub, plain_pyiqa = torch.hub.download_url_to_file, download_util.download_url_to_file
     torch.hub.download_url_to_file, download_util.download_url_to_file = remember(plain_hub), remember(plain_pyiqa)
     try:
-        metric = pyiqa.create_metric(**{"metric_name": name, **_VARIANTS.get(name, {})}, device=torch.device(device))
+        metric = pyiqa.create_metric(name, device=torch.device(device))
     except Exception as error:
         if METRICS[name].offline or isinstance(error, ImportError):
             raise

@@ -1,4 +1,4 @@
-"""NIQE (Mittal et al. 2013) as BasicSR computes it, with the parameters of its wheel, in less time.
+"""NIQE (Mittal et al. 2013) as BasicSR computes it, with its parameters (``niqe_pristine.npz``, Apache-2.0), in less time.
 
 The formulas and the sizes of blocks are BasicSR's (``basicsr/metrics/niqe.py``). It tabulates the moments of the generalised Gaussian anew
 for each block and product; here that is done once, all blocks are fitted together, and an image is halved by matrix products.
@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ir_env.matlab_resize import cubic_weights
+
 BLOCK = 96
 """Side of the blocks, in pixels of the first scale; what does not fill one is left out."""
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -24,10 +26,8 @@ def niqe(image: np.ndarray) -> float:
     Args:
         image: float32 (H, W, 3), RGB, 0 to 255, of at least two blocks.
     """
-    from basicsr.metrics.metric_util import to_y_channel
-
     mean, covariance, window = _pristine()
-    luma = to_y_channel(image[..., ::-1])[..., 0].round()
+    luma = _luma(image).round()
     rows, columns = luma.shape[0] // BLOCK, luma.shape[1] // BLOCK
     luma = luma[: rows * BLOCK, : columns * BLOCK]
     features = []
@@ -96,10 +96,14 @@ def _moments() -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _pristine() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and covariance of pristine photographs' features, and the window of the local moments."""
-    import basicsr.metrics.niqe as original
-
-    with np.load(Path(original.__file__).with_name("niqe_pris_params.npz")) as told:
+    with np.load(Path(__file__).with_name("niqe_pristine.npz")) as told:
         return told["mu_pris_param"].ravel(), told["cov_pris_param"], told["gaussian_window"]
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+    """Y of YCbCr (BT.601, 16 to 235), rounded to float32 where BasicSR does."""
+    scaled = image.astype(np.float32) / 255.0
+    return ((scaled @ [65.481, 128.553, 24.966] + 16.0) / 255.0).astype(np.float32) * 255.0
 
 
 def _filtered(luma: np.ndarray, window: np.ndarray) -> np.ndarray:
@@ -110,8 +114,6 @@ def _filtered(luma: np.ndarray, window: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=8)
 def _halving(length: int) -> np.ndarray:
     """float32 (length / 2, length): along one side, MATLAB's imresize to half the size."""
-    from basicsr.utils.matlab_functions import calculate_weights_indices
-
-    weights, indices, before, after = calculate_weights_indices(length, length // 2, 0.5, "cubic", 4, True)
+    weights, indices, before, after = cubic_weights(length, length // 2, 0.5)
     mirrored = np.pad(np.eye(length, dtype=np.float32), ((before, after), (0, 0)), mode="symmetric")
-    return np.einsum("ij,ijk->ik", weights.numpy(), mirrored[indices.numpy().astype(int)])
+    return np.einsum("ij,ijk->ik", weights.numpy(), mirrored[indices.numpy()])

@@ -14,6 +14,7 @@ from typing import Any
 from ir_env.planner import Planner
 from policies.planners import FixedPlan, GreedyPlanner, NothingPlanner, RandomPlanner
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.extras import need
 
 MODULE = Path("learner_group/learner/rl_module/default_policy")
 BEFORE_TRAINING = "before_training"
@@ -34,6 +35,9 @@ PLANNERS: dict[str, Callable[[int], Planner]] = {
     "agenticir": lambda seed: _agenticir(seed),
     "4kagent": lambda seed: _four_k_agent(seed),
     "restore_agent": lambda seed: _restore_agent(),
+    "q_agent": lambda seed: _restore_agent(again=False),
+    "all_in_one": lambda seed: _all_in_one(),
+    "beam": lambda seed: _beam(),
     DEFAULT: lambda seed: _simplecall(),
     THRIFTY: lambda seed: _simplecall(thrift=3.0),
     "tir_agent": lambda seed: _tir_agent(),
@@ -71,10 +75,48 @@ def _four_k_agent(seed: int) -> Planner:
     return FourKAgentPlanner(seed=seed)
 
 
-def _restore_agent() -> Planner:
+def _restore_agent(again: bool = True) -> Planner:
     from policies.planners.restore_agent import RestoreAgentPlanner
 
-    return RestoreAgentPlanner()
+    return RestoreAgentPlanner(again=again)
+
+
+def _all_in_one(tool: str = "") -> Planner:
+    from policies.planners.all_in_one import OWN, AllInOnePlanner
+
+    return AllInOnePlanner(tool or OWN)
+
+
+def _beam(told: str = "") -> Planner:
+    from policies.planners.search import SearchPlanner
+
+    try:
+        return SearchPlanner(*map(int, told.split(":") if told else ()))
+    except (TypeError, ValueError) as error:
+        raise IrEnvError(f"beam:{told}: write beam:WIDTH:LENGTH, such as beam:8:4") from error
+
+
+def _hub(name: str) -> Planner:
+    from policies.pretrained import from_pretrained
+
+    return from_pretrained(f"hf:{name}")
+
+
+def _remote(told: str, whole: bool) -> Planner:
+    from policies.planners.remote_vlm import remote_planner
+
+    return remote_planner(told, whole=whole)
+
+
+PREFIXES: dict[str, Callable[[str], Planner]] = {
+    "fixed:": lambda told: FixedPlan([tool for tool in told.split("+") if tool]),
+    "all_in_one:": _all_in_one,
+    "beam:": _beam,
+    "hf:": _hub,
+    "remote:": lambda told: _remote(told, whole=False),
+    "remote-plan:": lambda told: _remote(told, whole=True),
+}
+"""Beginning of a word that says more -> planner, made from what follows."""
 
 
 def _simplecall(thrift: float = 0.0) -> Planner:
@@ -138,6 +180,7 @@ def load_before_training(path: str | Path) -> Planner | None:
 
 def _load_module(folder: Path, name: str, checkpoint: Path) -> Planner:
     """The RLModule in a folder as a planner in the environment of a checkpoint."""
+    need("ray")
     from ray.rllib.core.rl_module.rl_module import RLModule
 
     # RLlib warns about how it builds its own modules; importing it sets the levels, so this comes after
@@ -167,7 +210,8 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
     """A planner.
 
     Args:
-        policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; ``remote:URL#MODEL`` for a vision-language model behind an
+        policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; ``all_in_one:tool`` for an all-in-one
+            network; ``beam:width:length`` for a search; ``remote:URL#MODEL`` for a vision-language model behind an
             endpoint, asked at every step, or ``remote-plan:URL#MODEL``, asked for a whole plan; ``hf:OWNER/NAME`` for a policy of the
             Hugging Face hub; or the path of a checkpoint (or of a run that holds some), of a vision-language policy, of a file that
             :func:`policies.simplecall.shipped.save_policy` wrote, or of a folder that :func:`policies.pretrained.save_pretrained` did.
@@ -181,22 +225,14 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         return policy
     if str(policy) in PLANNERS:
         return PLANNERS[str(policy)](seed)
-    if str(policy).startswith("fixed:"):
-        return FixedPlan([tool for tool in str(policy)[len("fixed:") :].split("+") if tool])
-    if str(policy).startswith("hf:"):
-        from policies.pretrained import from_pretrained
-
-        return from_pretrained(str(policy))
-    for prefix in ("remote:", "remote-plan:"):
+    for prefix, make in PREFIXES.items():
         if str(policy).startswith(prefix):
-            from policies.planners.remote_vlm import remote_planner
-
-            return remote_planner(str(policy).removeprefix(prefix), whole=prefix == "remote-plan:")
+            return make(str(policy).removeprefix(prefix))
     if not Path(policy).exists():
         raise UnknownNameError(
             "policy",
             str(policy),
-            [*PLANNERS, "fixed:TOOL+TOOL", "remote:URL#MODEL", "remote-plan:URL#MODEL"],
+            [*PLANNERS, "fixed:TOOL+TOOL", "all_in_one:TOOL", "remote:URL#MODEL", "remote-plan:URL#MODEL"],
             "A path to a checkpoint works too, but there is none here.",
         )
     from policies.opera.vlm import PlanSettings, VLMPlanPlanner

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -80,7 +80,7 @@ class ChatEndpoint:
             IrEnvError: the server refuses the request.
             BudgetSpent: this request would be one too many.
         """
-        chat = [{**message, "content": _content(message["content"])} for message in messages]
+        chat = to_openai(messages)
         body = json.dumps({"model": self.model, "messages": chat, "temperature": 0.0, "max_tokens": self.max_tokens}).encode()
         failure, pause = "", self.wait
         for attempt in range(1 + self.retries):
@@ -155,6 +155,11 @@ def _content(content: str | Sequence[dict[str, Any]]) -> str | list[dict[str, An
     if all(part["type"] == "text" for part in content):
         return "\n".join(part["text"] for part in content)
     return [{"type": "image_url", "image_url": {"url": data_url(part["image"])}} if part["type"] == "image" else part for part in content]
+
+
+def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A chat with images as arrays, as OpenAI's API takes it."""
+    return [{**message, "content": _content(message["content"])} for message in messages]
 
 
 def data_url(image: np.ndarray) -> str:

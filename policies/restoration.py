@@ -27,7 +27,8 @@ from ir_env.planner import Planner, observation_of
 from ir_env.process import DEFAULT_MAX_STEPS, PHOTO_LOW_RESOLUTION_BELOW, RestorationProcess
 from policies.loading import DEFAULT, load_policy
 from policies.planners import FixedPlan
-from tool_actors.devices import choose_device
+from tool_actors.blended import Blended
+from tool_actors.devices import Precision, check_precision, choose_device
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.executor import Executor, ImageState, LocalExecutor, Quantize, Request, Scorer
 from tool_actors.make_executor import make_executor
@@ -86,6 +87,11 @@ class Restored:
         return " + ".join(self.tools) or "nothing"
 
     @property
+    def history(self) -> str:
+        """What is told of it in the file."""
+        return f"{self.plan} (policy: {self.policy})"
+
+    @property
     def array(self) -> np.ndarray:
         """As the source was: its type, grey if it was grey, and its transparency."""
         return as_array(self.pixels, self.source)
@@ -99,8 +105,7 @@ class Restored:
 
     def save(self, path: str | Path, quality: int | None = None, keep_grey: bool = False) -> list[str]:
         """Write it with the source's metadata; returns what the format cannot hold, see :func:`ir_env.image_files.write_photograph`."""
-        history = f"{self.plan} (policy: {self.policy})"
-        return write_photograph(path, self.pixels, self.source, quality, keep_grey, SOFTWARE, history)
+        return write_photograph(path, self.pixels, self.source, quality, keep_grey, SOFTWARE, self.history)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self.array, dtype)
@@ -117,6 +122,9 @@ class Restorer:
         device: where tools run, see :func:`tool_actors.devices.choose_device`.
         threads: of torch on a CPU; by default all cores.
         tile: longest side that a tool gets at once, in pixels; 0 for the whole image; by default each tool's own.
+        precision: of the networks' arithmetic, ``fp32``, ``fp16`` or ``bf16``, see :func:`tool_actors.devices.check_precision`; by default
+            each tool's own.
+        strength: 0 to 1, of every tool that does not enlarge, see :class:`tool_actors.blended.Blended`.
         tasks: only tools of these tasks.
         without: no tools of these names or tasks.
         effort: ``fast`` takes few tools, where the policy is sure; ``best`` as many as it was trained to take.
@@ -137,6 +145,8 @@ class Restorer:
         device: str = "auto",
         threads: int | None = None,
         tile: int | None = None,
+        precision: Precision | None = None,
+        strength: float = 1.0,
         tasks: Collection[str] = (),
         without: Collection[str] = (),
         effort: Effort | None = None,
@@ -164,20 +174,31 @@ class Restorer:
         self.device, self.threads, self.max_steps = choose_device(device), threads or os.cpu_count() or 1, max_steps
         self.executor = executor
         process = photograph_process(self.planner, toolbox, max_steps, device=self.device, threads=self.threads, executor=executor)
-        if tile is not None:
-            if executor is not None:
-                raise IrEnvError("a pool's tools have their own tiles: leave out the tile, or the pool")
-            process.executor.toolbox = _with_tile(process.executor.toolbox, tile)
+        if precision is not None:
+            check_precision(precision, self.device)
+        if executor is None:
+            process.executor.toolbox = _adjusted(process.executor.toolbox, tile, precision, strength)
+        elif tile is not None or precision is not None or strength != 1:
+            raise IrEnvError("a pool's tools have their own tiles, precision and strength: leave these out, or the pool")
         self._processes = {process.executor.quantize: self._ready(process)}
         self.process = process
 
     def __call__(
-        self, image: np.ndarray | Image.Image | str | Path | Photograph, name: str = "", watch: Watch = lambda episode, thoughts: None
+        self,
+        image: np.ndarray | Image.Image | str | Path | Photograph,
+        name: str = "",
+        watch: Watch = lambda episode, thoughts: None,
+        like: Restored | None = None,
     ) -> Restored:
-        """Restore an image: a path, an image of Pillow, or an array (see :func:`ir_env.image_files.photograph_of`).
+        """Restore an image.
 
-        ``watch`` is called with the episode, and what the policy thought so far, at the beginning and after every step; what it raises ends
-        the restoration.
+        Args:
+            image: a path, an image of Pillow, or an array (see :func:`ir_env.image_files.photograph_of`).
+            name: for messages; by default the path.
+            watch: is called with the episode, and what the policy thought so far, at the beginning and after every step; what it raises
+                ends the restoration.
+            like: take the tools that this restoration took, and do not ask the policy: frames of an animation would flicker if each had
+                tools of its own.
         """
         start = time.perf_counter()
         source = image if isinstance(image, Photograph) else photograph_of(image)
@@ -185,12 +206,17 @@ class Restorer:
         name = name or (str(image) if isinstance(image, str | Path) else "the image")
         episode = process.start_image(source.pixels, name=name)
         thoughts, notes = [], list(source.notes)
+        given = iter([*like.episode.applied, process.actions.stop]) if like else None
         watch(episode, thoughts)
         while not episode.done:
-            observation = observation_of(process, episode)
-            [action] = self.planner.plan_batch([observation])
-            thoughts.append(_told(self.planner.probabilities(observation), process))
-            process.step([episode], [action])
+            if given is not None:
+                thoughts.append(None)
+                process.step([episode], [next(given)])
+            else:
+                observation = observation_of(process, episode)
+                [action] = self.planner.plan_batch([observation])
+                thoughts.append(_told(self.planner.probabilities(observation), process))
+                process.step([episode], [action])
             watch(episode, thoughts)
         if source.depth > 8 and any(map(_in_8_bits, (state.pixels for state in episode.states[1:]))):
             notes.append("a tool works in 8 bits, so no more than these are left of the image's depth")
@@ -200,6 +226,12 @@ class Restorer:
         not_run = _not_run(episode, process, self.planner)
         seconds = time.perf_counter() - start
         return Restored(source, pixels, (*tools, *enlarged), self.planner.name, episode, process, seconds, thoughts, not_run, notes)
+
+    def first_thoughts(self, image: np.ndarray | Image.Image | str | Path | Photograph) -> dict[str, float] | None:
+        """What the policy would do first to an image: the greatest probabilities, by tool; None where it cannot tell. No tool runs."""
+        source = image if isinstance(image, Photograph) else photograph_of(image)
+        process = self._process_for(source)
+        return _told(self.planner.probabilities(observation_of(process, process.start_image(source.pixels))), process)
 
     def _process_for(self, source: Photograph) -> RestorationProcess:
         """As the policy was trained; but nothing is rounded to 8 bits between tools where the image holds more."""
@@ -326,15 +358,26 @@ class _ScoresNothing:
         return self._score(scorer, states, references)
 
 
-def _with_tile(toolbox: Toolbox, tile: int) -> Toolbox:
-    """Tools with tiles of another size; those that must see the whole image, or are no networks, stay as they are."""
-    if 0 < tile < 64:
+def _adjusted(toolbox: Toolbox, tile: int | None, precision: Precision | None, strength: float) -> Toolbox:
+    """Tools with tiles of another size, in another precision, or of less strength, as far as each knows of it.
+
+    Tools that must see the whole image have no tiles, those that are no networks neither tiles nor precision, and those that enlarge no
+    strength.
+    """
+    if tile is not None and 0 < tile < 64:
         raise IrEnvError(f"tiles of {tile} pixels are too small: give at least 64, or 0 for the whole image at once")
+    if tile is None and precision is None and strength == 1:
+        return toolbox
     made = Toolbox(name=toolbox.name)
     made.absent = toolbox.absent
     for tool, described in zip(toolbox, toolbox.references, strict=True):
-        # larger than any image is the image as a whole
-        changed = tool.with_tile(tile or 1 << 20) if tool.spec.tile and hasattr(tool, "with_tile") else tool
+        changed = tool
+        if tile is not None and changed.spec.tile and hasattr(changed, "with_tile"):
+            changed = changed.with_tile(tile or 1 << 20)  # larger than any image is the image as a whole
+        if precision is not None and hasattr(changed, "with_precision"):
+            changed = changed.with_precision(precision)
+        if strength != 1 and tool.spec.scale == 1:
+            changed = Blended(changed, strength)
         made.add(changed, described if isinstance(described, dict) else None)
     return made
 

@@ -1,7 +1,10 @@
 import contextlib
 import io
 import os
+import sys
 import threading
+import types
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +15,9 @@ from experiments.cli.common import prepare_ray, start_ray
 from ir_env.datasets import BuiltinPhotos
 from tool_actors.threads import limit_threads
 
+# the tests start some hundred processes; where bytecode is not kept, each compiles all of torch and Ray that it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 prepare_ray()  # before a test imports ray
 # its workers run as the tests do that wait for them; at Ray's lower priority they hardly start on a busy machine
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
@@ -33,6 +39,19 @@ def photo() -> np.ndarray:
 def crop(photo) -> np.ndarray:
     """Part of it, uint8 (64, 64, 3)."""
     return np.ascontiguousarray(photo[96:160, 160:224])
+
+
+@pytest.fixture(scope="session")
+def basicsr():
+    """BasicSR, what some of our results are compared with; it looks for a module that torchvision no longer has."""
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    module = types.ModuleType("torchvision.transforms.functional_tensor")
+    vars(module).update(rgb_to_grayscale=rgb_to_grayscale)
+    sys.modules.setdefault(module.__name__, module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("basicsr")
 
 
 @pytest.fixture(scope="session")

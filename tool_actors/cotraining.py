@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from tool_actors.errors import IrEnvError, UnknownNameError
@@ -56,6 +57,12 @@ class Settings:
     classical: Classical = "straight_through"
     quantise: bool = True
     """Round the states to 256 levels, as executors do by default."""
+    relative: bool = False
+    """Learn from the logarithm of each part's loss, as decibels count: an image that is nearly right weighs as much as one that is far from
+    it. Otherwise long chains, whose loss is several times that of a tool on its own degradation, decide alone (the paper's way)."""
+    average: float = 0.0
+    """What is validated and kept is a running mean of each tool's weights, with this share of the mean before its last update; 0: the
+    weights themselves. It smooths what small batches leave of noise in them."""
     bfloat16: bool = False
     """Convolutions compute in bfloat16; weights, states and the loss stay float32."""
 
@@ -64,11 +71,13 @@ class Settings:
             raise UnknownNameError("way to treat classical tools", self.classical, CLASSICAL)
         if self.epochs < 1:
             raise IrEnvError(f"epochs must be at least 1, not {self.epochs}")
+        if not 0 <= self.average < 1:
+            raise IrEnvError(f"average is a share from 0 to less than 1, not {self.average}")
 
 
 PAPER = Settings()
 """For networks of the size of Restormer, 26 million weights."""
-SMALL = Settings(lr=2e-4, decay=True, warmup=50)
+SMALL = Settings(lr=2e-4, decay=True, warmup=50, relative=True, average=0.99)
 """For the project's own networks of 50 to 140 thousand weights, which were trained at 1e-3: at the paper's rate they would hardly move."""
 
 
@@ -162,12 +171,21 @@ class CoTraining:
         if not self._learners:
             raise IrEnvError(f"toolbox {toolbox.name!r} has no tool that can learn: choose one with networks, such as learned or default")
         self.optimisers = {name: torch.optim.Adam(tool.module.parameters(), settings.lr) for name, tool in self._learners.items()}
+        averaging = get_ema_multi_avg_fn(settings.average)
+        self._means = {name: AveragedModel(tool.module, multi_avg_fn=averaging) for name, tool in self._learners.items()}
+        self.kept = self.tools | {name: _with(tool, self._means[name].module) for name, tool in self._learners.items()}
+        """The tools with the mean weights."""
         self.updates: defaultdict[str, int] = defaultdict(int)
         """Steps in which each tool learned."""
 
-    def forward(self, part: Part) -> Tensor:
-        """The last image of a part's chain, at the size of the clean one: float32 (B, 3, H, W) in [0, 1]."""
-        tools = [self._find(name) for name in part.plan]
+    def forward(self, part: Part, kept: bool = False) -> Tensor:
+        """The last image of a part's chain, at the size of the clean one: float32 (B, 3, H, W) in [0, 1].
+
+        Args:
+            part: images and their plan.
+            kept: with the mean weights, those that are kept, instead of the last ones.
+        """
+        tools = [self._find(name, self.kept if kept else self.tools) for name in part.plan]
         settings = self.settings
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=settings.bfloat16):
             restored = run_chain(
@@ -198,7 +216,7 @@ class CoTraining:
             share = len(part.degraded) / count
             loss, terms = self.loss(self.forward(part), part.clean.to(self.device), weights)
             if loss.requires_grad:
-                (share * loss).backward()
+                (share * (_log(loss) if self.settings.relative else loss)).backward()
             for name, value in {"loss": loss.item(), **terms}.items():
                 told[name] += share * value
         for name, tool in self._learners.items():
@@ -211,16 +229,19 @@ class CoTraining:
             for group in self.optimisers[name].param_groups:
                 group["lr"] = self._rate(name, progress)
             self.optimisers[name].step()
+            self._means[name].update_parameters(tool.module)
             self.updates[name] += 1
         return dict(told)
 
     @torch.no_grad()
     def validate(self, parts: Iterable[Part]) -> dict[str, float]:
-        """Means over images: ``loss`` with the target weights, whatever the epoch, so that epochs compare; and ``psnr`` in dB (RGB)."""
+        """Means over images: ``loss`` with the target weights, whatever the epoch, so that epochs compare (its logarithm if ``relative``),
+        and ``psnr`` in dB (RGB)."""
         losses, psnr, count = 0.0, 0.0, 0
         for part in parts:
-            restored, clean = self.forward(part), part.clean.to(self.device)
-            losses += len(clean) * self.loss(restored, clean)[0].item()
+            restored, clean = self.forward(part, kept=True), part.clean.to(self.device)
+            loss = self.loss(restored, clean)[0]
+            losses += len(clean) * (_log(loss) if self.settings.relative else loss).item()
             psnr += float((-10 * torch.log10((restored - clean).square().mean((1, 2, 3)) + 1e-8)).sum())
             count += len(clean)
         if not count:
@@ -228,13 +249,14 @@ class CoTraining:
         return {"loss": losses / count, "psnr": psnr / count}
 
     def trained(self) -> dict[str, torch.nn.Module]:
-        """The networks by tool, as they are now; of tools that never learned none."""
-        return {name: tool.module for name, tool in self._learners.items() if self.updates[name]}
+        """The networks by tool, as they are kept now; of tools that never learned none."""
+        return {name: self._means[name].module for name in self._learners if self.updates[name]}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later :meth:`load_state_dict` needs to go on as if nothing had happened."""
         return {
             "modules": {name: tool.module.state_dict() for name, tool in self._learners.items()},
+            "means": {name: mean.state_dict() for name, mean in self._means.items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "updates": dict(self.updates),
         }
@@ -242,6 +264,7 @@ class CoTraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, tool in self._learners.items():
             tool.module.load_state_dict(state["modules"][name])
+            self._means[name].load_state_dict(state["means"][name])
         for name, optimiser in self.optimisers.items():
             if name in state.get("optimisers", ()):
                 optimiser.load_state_dict(state["optimisers"][name])
@@ -251,20 +274,28 @@ class CoTraining:
         decay = 0.525 + 0.475 * math.cos(math.pi * progress) if self.settings.decay else 1.0
         return self.settings.lr * decay * min(1.0, (self.updates[name] + 1) / (self.settings.warmup + 1))
 
-    def _find(self, name: str) -> Tool:
-        if name not in self.tools:
-            raise UnknownNameError("tool of a plan", name, self.tools)
-        return self.tools[name]
+    def _find(self, name: str, tools: dict[str, Tool]) -> Tool:
+        if name not in tools:
+            raise UnknownNameError("tool of a plan", name, tools)
+        return tools[name]
 
 
 def _copy(tool: Tool, device: str) -> Tool:
     """A tool with weights of its own; its fingerprint is still the old one, so it is never handed to an executor."""
     if not isinstance(tool, LearnedTool):
         return tool
+    return _with(tool, copy.deepcopy(tool.module).to(device).requires_grad_(True))
+
+
+def _with(tool: LearnedTool, module: torch.nn.Module) -> LearnedTool:
     own = copy.copy(tool)
-    own.module = copy.deepcopy(tool.module).to(device)
-    own.module.requires_grad_(True)
+    own.module = module
     return own
+
+
+def _log(loss: Tensor) -> Tensor:
+    """Its logarithm, of a loss that may be 0."""
+    return (loss + 1e-4).log()
 
 
 def batches(keys: Sequence[Hashable], size: int, rng: np.random.Generator) -> list[list[list[int]]]:

@@ -294,20 +294,21 @@ def _run_together(tool: Tool, images: list[np.ndarray], quantize: Quantize, devi
         with torch.inference_mode():
             batch = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float()
             if stacked.dtype == np.uint8:
-                batch = batch / 255.0
+                batch.div_(255.0)  # in place, here and below: of 48 megapixels each copy takes 576 MB
             output = tool(batch)
+            del batch
             expected = (len(images), 3, shape[0] * tool.spec.scale, shape[1] * tool.spec.scale)
             if tuple(output.shape) != expected:
                 raise ValueError(f"it returned shape {tuple(output.shape)} where {expected} was due")
             finite = torch.isfinite(output).flatten(1).all(1).cpu().numpy()
             output = output.clamp(0, 1)
             if quantize == "uint8":
-                output = output.mul(255.0).round_().to(torch.uint8)
+                output = output.mul_(255.0).round_().to(torch.uint8)
             pixels = output.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     except Exception as error:
         full = _out_of_memory(error)
         if full and device != "cpu":
-            torch.cuda.empty_cache()
+            torch.get_device_module(device).empty_cache()
         if len(images) > 1:
             size = -(-len(images) // 2) if full else 1
             parts = [images[start : start + size] for start in range(0, len(images), size)]
@@ -334,7 +335,9 @@ def _mark(reference: np.ndarray | None) -> bytes:
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    told = str(error) if isinstance(error, RuntimeError) else ""
+    # of a CPU's allocator, and of MPS, neither of which has a class of its own
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in told or "backend out of memory" in told
 
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:

@@ -8,20 +8,19 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
+from tool_actors.devices import Precision
 from tool_actors.errors import IrEnvError
 from tool_actors.tiling import tiled
 from tool_actors.toolbox import Deferred, Tool, ToolSpec, fingerprint
 from tool_actors.weight_files import find_weights, load_into
 
-__all__ = ["OVERLAP", "TILE", "LearnedTool", "Precision", "published", "weights_hash"]
+__all__ = ["OVERLAP", "TILE", "LearnedTool", "published", "weights_hash"]
 
-Precision = Literal["fp32", "fp16", "bf16"]
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 TILE, OVERLAP = 1024, 96
 
 
@@ -96,10 +95,17 @@ class LearnedTool(Tool):
         smaller.spec = replace(self.spec, tile=tile)
         return smaller
 
+    def with_precision(self, precision: Precision) -> LearnedTool:
+        """The same tool, with the same weights in memory, whose arithmetic is in another precision."""
+        other = copy.copy(self)
+        other.precision = precision
+        other.spec = replace(self.spec, fingerprint=fingerprint(self.spec.fingerprint, precision))
+        return other
+
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         if self.precision == "fp32":
             return self.module(images)
-        with torch.autocast(images.device.type, PRECISIONS[self.precision]):
+        with torch.autocast(images.device.type, TYPES[self.precision]):
             return self.module(images).float()
 
     def _pad(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """The loss with which tools learn together: equations 2 to 11 of OPERA (arXiv 2605.22104).
 
 Two of its five terms compare with the clean image through a network (VGG19, LPIPS), two judge the result alone (MUSIQ, CLIP-IQA). Their
-weights are downloads. A term whose weights are absent is left out, and :attr:`RestorationLoss.absent` says why; if asked for, the
-perceptual ones are then taken over by differentiable terms that need none: differences of neighbours for VGG, SSIM for LPIPS. The
-no-reference ones have no such substitute.
+weights are downloads. A term whose weights are absent is left out, and :attr:`RestorationLoss.absent` says why; if asked for, a
+differentiable term that needs none takes its place: differences of neighbours that of VGG, SSIM that of LPIPS, PIQE
+(:mod:`tool_actors.piqe_loss`) that of MUSIQ. CLIP-IQA has no such substitute.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.extras import need
+from tool_actors.piqe_loss import piqe_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +26,7 @@ __all__ = ["TARGETS", "RestorationLoss", "VGGLoss", "gamma", "gradient_loss", "l
 
 TARGETS = {"l1": 0.4, "vgg": 0.1, "lpips": 0.15, "musiq": 0.1, "clipiqa": 0.1}
 """Target weights of the terms (appendix D.2)."""
-STAND_INS = {"vgg": "gradient", "lpips": "ssim"}
+STAND_INS = {"vgg": "gradient", "lpips": "ssim", "musiq": "piqe"}
 """What takes the place, and the weight, of a term whose weights are absent."""
 TRANSITION = 0.3
 """Share of the epochs over which the weights move from L1 alone to their targets."""
@@ -90,7 +92,7 @@ def load_loss(device: str = "cpu", stand_ins: bool = True, only: list[str] | Non
 
     Args:
         device: of the networks.
-        stand_ins: put a term that needs no weights in the place of a perceptual one that is absent.
+        stand_ins: put a term that needs no weights in the place of one that is absent, see :data:`STAND_INS`.
         only: terms of :data:`TARGETS` to use; all by default.
     """
     for name in only or ():
@@ -168,7 +170,7 @@ def _luma(images: Tensor) -> Tensor:
     return (images * weights).sum(1, keepdim=True) + 16 / 255
 
 
-_WITHOUT_WEIGHTS: dict[str, Term] = {"gradient": gradient_loss, "ssim": ssim_loss}
+_WITHOUT_WEIGHTS: dict[str, Term] = {"gradient": gradient_loss, "ssim": ssim_loss, "piqe": piqe_loss}
 
 
 # -- terms with weights --------------------------------------------------------------------------------------------------------------
@@ -229,6 +231,7 @@ def _clipiqa(device: str) -> Term:
 
 
 def _metric(name: str, device: str) -> nn.Module:
+    need("pyiqa")
     import pyiqa
 
     return pyiqa.create_metric(name, as_loss=True, device=torch.device(device))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.tasks import TASK_OF
+from tool_actors.tasks import ALL_IN_ONE, TASK_OF, is_task
 
 __all__ = ["FOLDER", "Checkpoint", "parse_entry", "read_manifest"]
 
@@ -35,7 +35,7 @@ class Checkpoint:
     name: str
     """`family.variant`."""
     task: str
-    """One of those of :data:`tool_actors.tasks.TASK_OF`."""
+    """One of those of :data:`tool_actors.tasks.TASK_OF`, or :data:`tool_actors.tasks.ALL_IN_ONE`."""
     file: str
     """Path of the weights, absolute or below a folder of weights."""
     architecture: str = ""
@@ -55,8 +55,8 @@ class Checkpoint:
         if wrong or not isinstance(self.size, int | None) or not isinstance(self.sha256, str | None):
             named = ", ".join(wrong) or "size or sha256"
             raise IrEnvError(f"wrong kind of value for {named}: size is an integer, all else is text (in quotes)")
-        if self.task not in TASK_OF.values():
-            raise UnknownNameError("task", self.task, TASK_OF.values())
+        if not is_task(self.task):
+            raise UnknownNameError("task", self.task, [*TASK_OF.values(), ALL_IN_ONE])
 
 
 def read_manifest(path: Path) -> list[str | Checkpoint]:

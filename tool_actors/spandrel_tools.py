@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tool_actors.learned import OVERLAP, TILE, LearnedTool, Precision
+from tool_actors.devices import Precision
+from tool_actors.learned import OVERLAP, TILE, LearnedTool
 from tool_actors.weight_files import UnsupportedCheckpointError, read_state
 
 __all__ = ["recognise"]

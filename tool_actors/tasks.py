@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DEGRADATIONS", "TASKS", "TASK_OF"]
+__all__ = ["ALL_IN_ONE", "DEGRADATIONS", "TASKS", "TASK_OF", "is_task"]
 
 TASK_OF = {
     "noise": "denoise",
@@ -20,3 +20,10 @@ DEGRADATIONS: tuple[str, ...] = tuple(TASK_OF)
 """The eight of AgenticIR's recipe."""
 TASKS: tuple[str, ...] = tuple(TASK_OF.values())
 """The eight tasks that undo them. :data:`TASK_OF` also holds what ``ir_env.degradations.add_degradation`` added."""
+ALL_IN_ONE = "all_in_one"
+"""The task of a network that undoes whatever is there: a plan of its own, and no part of an agenda of tasks."""
+
+
+def is_task(name: str) -> bool:
+    """Whether a tool may have this task."""
+    return name == ALL_IN_ONE or name in TASK_OF.values()

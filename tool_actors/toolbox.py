@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 from tool_actors.errors import DuplicateToolError, IrEnvError, UnknownNameError, UnknownToolError
-from tool_actors.tasks import TASK_OF
+from tool_actors.tasks import ALL_IN_ONE, TASK_OF, is_task
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class ToolSpec:
     name: str
     """Unique, `family.variant`, e.g. ``restormer.derain``."""
     task: str
-    """One of those of :data:`tool_actors.tasks.TASK_OF`."""
+    """One of those of :data:`tool_actors.tasks.TASK_OF`, or :data:`tool_actors.tasks.ALL_IN_ONE`."""
     fingerprint: str
     """Changes whenever weights, parameters or code change what the tool returns; part of every cache key."""
     scale: int = 1
@@ -53,8 +53,8 @@ class ToolSpec:
     """The same in a few words, for lists."""
 
     def __post_init__(self):
-        if self.task not in TASK_OF.values():
-            raise UnknownNameError("task", self.task, TASK_OF.values())
+        if not is_task(self.task):
+            raise UnknownNameError("task", self.task, [*TASK_OF.values(), ALL_IN_ONE])
         if self.scale < 1:
             raise IrEnvError(f"tool {self.name!r}: scale must be at least 1, not {self.scale}")
         # ":" separates a kind from a name wherever users write both, such as fixed:TOOL and pool:NAME

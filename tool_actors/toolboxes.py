@@ -56,6 +56,14 @@ def _rl_restore() -> Sequence[Entry]:
     return rl_restore_tools()
 
 
+def _all_in_one() -> Sequence[Entry]:
+    """The project's own, the published ones that are written here, and those that are not."""
+    from tool_actors.embedded import ALL_IN_ONE_FOLDER, embedded_entries
+    from tool_actors.published import all_in_one_tools
+
+    return [*embedded_entries(ALL_IN_ONE_FOLDER), *all_in_one_tools(), *read_manifest(FOLDER / "all_in_one.yaml")]
+
+
 def _plugins() -> Sequence[Entry]:
     """The tools that installed packages offer through the entry point group ``ir_env.tools``."""
     tools: list[Entry] = []
@@ -82,6 +90,7 @@ NAMED_TOOLBOXES: dict[str, Callable[[], Sequence[Entry]]] = {
     "user": _user,
     "rl_restore": _rl_restore,
     "published": _published,
+    "all_in_one": _all_in_one,
     "opera": partial(read_manifest, FOLDER / "opera.yaml"),
     "agenticir": partial(read_manifest, FOLDER / "agenticir.yaml"),
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.benchmark.measure import Entry, Job, metrics_for, policy_at, process_for, version_of, work
 from experiments.benchmark.provenance import machine, tools_of, versions
-from experiments.benchmark.sets import TestSet, seen_share, trained_combos
+from experiments.benchmark.sets import TestSet, reordered_share, seen_share, trained_combos
 from experiments.resumable import folder_for
 from ir_env.planner import Planner
 from tool_actors.errors import IrEnvError
@@ -65,8 +65,9 @@ def describe(entry: Entry, planner: Planner, sets: Sequence[TestSet], settings: 
         "quantize": process.executor.quantize,
         "toolbox": entry.toolbox or process.executor.toolbox.name,
         "tools": tools_of(process),
-        "trained_on": None if seen is None else sorted("+".join(sorted(combo)) for combo in seen),
+        "trained_on": None if seen is None else sorted(map("+".join, seen)),
         "seen": {test.name: seen_share(test, seen) for test in sets if test.unseen},
+        "reordered": {test.name: reordered_share(test, seen) for test in sets if test.unseen},
     }
 
 

@@ -21,7 +21,8 @@ def scatter(points: Mapping[str, tuple[float, float, Sequence[float] | None]], x
     xs = [point[0] for point in points.values()]
     ys = [end for _, value, interval in points.values() for end in (value, *(interval or ()))]
     height = 260
-    to_x, x_ticks = _axis(xs, LEFT, WIDTH - RIGHT - 8, from_zero=True)
+    # a point at 0 stays clear of what is written on the other axis
+    to_x, x_ticks = _axis(xs, LEFT + 12, WIDTH - RIGHT - 8, from_zero=True)
     to_y, y_ticks = _axis(ys, height - BOTTOM, TOP + 8)
     parts = _frame(x_ticks, y_ticks, to_x, to_y, height, x, y)
     for number, (name, (across, value, interval)) in enumerate(points.items()):
@@ -52,8 +53,8 @@ def forest(rows: Mapping[str, tuple[float, Sequence[float] | None]], x: str) -> 
     return _svg(parts, height, f"{x} of {len(rows)} policies, with 95 % intervals")
 
 
-def stacked(rows: Mapping[str, Mapping[str, float]], x: str) -> str:
-    """A bar per name, of parts that have the same colours in all bars."""
+def stacked(rows: Mapping[str, Mapping[str, float]], x: str, first: int = 1) -> str:
+    """A bar per name, of parts that have the same colours in all bars, and numbers from ``first`` on."""
     left, step = 120, 24
     height = TOP + step * len(rows) + BOTTOM
     to_x, ticks = _axis([sum(parts.values()) for parts in rows.values()], left, WIDTH - RIGHT - 8, from_zero=True)
@@ -69,7 +70,7 @@ def stacked(rows: Mapping[str, Mapping[str, float]], x: str) -> str:
                 parts.append(f'<rect {place} fill="var(--c{index % COLOURS})">{title}</rect>')
                 if width > 14:
                     middle = to_x(start) + width / 2
-                    parts.append(f'<text class="on" x="{middle:.1f}" y="{up + 13}" text-anchor="middle">{index + 1}</text>')
+                    parts.append(f'<text class="on" x="{middle:.1f}" y="{up + 13}" text-anchor="middle">{index + first}</text>')
             start += value
     return _svg(parts, height, f"{x}, by policy")
 
@@ -94,10 +95,10 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, title: st
     return _svg(parts, height, f"{title} over {x}, {len(curves)} curves")
 
 
-def legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str], first: int = 1) -> str:
     """The names of numbered colours."""
     items = [
-        f'<li><span class="swatch" style="background:var(--c{at % COLOURS})">{at + 1}</span>{escape(name)}</li>'
+        f'<li><span class="swatch" style="background:var(--c{at % COLOURS})">{at + first}</span>{escape(name)}</li>'
         for at, name in enumerate(names)
     ]
     return f'<ol class="legend">{"".join(items)}</ol>'

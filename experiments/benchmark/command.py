@@ -33,6 +33,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--crop", type=int, default=0, metavar="PIXELS", help="side of crops (default: whole photographs)")
     where.add_argument("--mio100", metavar="FOLDER", help="MiO100's layout (HQ, LQ/d2/rain+haze, ...): its groups A, B and C")
     where.add_argument("--cdd11", metavar="FOLDER", help="CDD-11's layout (clear, haze, low_haze_rain, ...)")
+    where.add_argument("--pairs", metavar="FOLDER", help="RL-Restore's layout (mild_in, mild_gt, ...): each NAME_in, NAME_gt is a set")
     where.add_argument("--real", action="append", default=[], metavar="FOLDER", help="photographs without a clean image; repeatable")
     where.add_argument(
         "--samples", type=int, default=64, metavar="N", help="images of --photos, and at most of each of the others; 0: all those"
@@ -46,6 +47,13 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metrics", default="auto", help="auto (paper if all weights are there, else offline), paper, offline, or names (default: auto)"
+    )
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="repeatable; a policy of the table that the others are set against, paired by image",
     )
     parser.add_argument("--out", default="results/bench", metavar="FOLDER", help="of the results (default: results/bench)")
     parser.add_argument("--processes", type=int, default=1, metavar="K", help="that work at once, with one thread each")
@@ -69,7 +77,7 @@ def bench(options: argparse.Namespace) -> int:
     from experiments.benchmark.sets import check_unseen, trained_combos
     from experiments.benchmark.tables import blocks_of, notes_of
     from ir_env.images import make_folder
-    from tool_actors.errors import IrEnvError
+    from tool_actors.errors import IrEnvError, UnknownNameError
     from tool_actors.threads import limit_threads
 
     if options.processes < 1 or options.samples < 0 or options.gallery < 0:
@@ -77,6 +85,8 @@ def bench(options: argparse.Namespace) -> int:
     limit_threads(1)
     console, out = Console(), make_folder(options.out)
     entries = [Entry.parse(text) for text in options.policy]
+    if unknown := [name for name in options.against if name not in [entry.name for entry in entries]]:
+        raise UnknownNameError("policy of the table", unknown[0], [entry.name for entry in entries])
     planners = load_planners(entries, options.policy_seed)
     trained = {name: trained_combos(planner) for name, planner in planners.items()}
     sets = _sets(options, trained)
@@ -88,8 +98,10 @@ def bench(options: argparse.Namespace) -> int:
     settings = Settings(metrics, options.executor, options.processes, options.policy_seed, options.gallery)
     rows, told, errors = run(entries, planners, sets, settings, out, console)
     if rows:
-        results = write_results(rows, {**told, "image_seed": options.seed}, out)
-        show(blocks_of(results)[0], console)
+        results = write_results(rows, {**told, "image_seed": options.seed, "against": options.against}, out)
+        for block in blocks_of(results):
+            if block.shown:
+                show(block, console)
         for line in notes_of(results):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
         console.print(f"{', '.join(str(out / name) for name in NAMES)}; look at it with: ir-env report {options.out}", soft_wrap=True)
@@ -100,6 +112,7 @@ def bench(options: argparse.Namespace) -> int:
 
 def _sets(options: argparse.Namespace, trained: Mapping[str, Any]) -> list[TestSet]:
     from experiments.benchmark.sets import ready, synthesised, without_seen
+    from ir_env.datasets.pairs import set_names
     from tool_actors.errors import IrEnvError
 
     sets = []
@@ -113,10 +126,12 @@ def _sets(options: argparse.Namespace, trained: Mapping[str, Any]) -> list[TestS
         sets += [ready(f"MiO100 {group}", {"mio100": options.mio100, "groups": group}, options.samples, options.seed) for group in "ABC"]
     if options.cdd11:
         sets.append(ready("CDD-11", {"cdd11": options.cdd11}, options.samples, options.seed))
+    if options.pairs:
+        sets += [ready(name, {"pairs": options.pairs, "name": name}, options.samples, options.seed) for name in set_names(options.pairs)]
     for folder in options.real:
         sets.append(ready(Path(folder).resolve().name, {"real": folder}, options.samples, options.seed, has_reference=False))
     if not sets:
-        raise IrEnvError("there is nothing to measure on: give --photos, --mio100, --cdd11 or --real")
+        raise IrEnvError("there is nothing to measure on: give --photos, --mio100, --cdd11, --pairs or --real")
     names = [each.name for each in sets]
     if twice := {name for name in names if names.count(name) > 1}:
         raise IrEnvError(f"two sets are named {', '.join(twice)}: rename a folder")

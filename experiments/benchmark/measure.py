@@ -25,8 +25,10 @@ from ir_env.metrics import DEFAULT_METRICS, NO_REFERENCE_METRICS, MetricSuite, M
 from ir_env.planner import Planner, run
 from ir_env.process import RestorationProcess
 from ir_env.rewards import DEFAULT_WEIGHTS
-from policies.loading import find_checkpoint, load_before_training, load_policy
+from policies.loading import PREFIXES, find_checkpoint, load_before_training, load_policy
+from policies.planners.search import SearchPlanner
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import MissingExtraError, need
 
 PAPER_METRICS = ("psnr", "psnry", "ssim_ycbcr", "lpips", "maniqa", "clipiqa", "musiq")
 """The six of TIR-Agent's tables, with PSNR in both customs; four of them need weights."""
@@ -79,7 +81,7 @@ def policy_at(text: str, seed: int = 0) -> Planner:
             raise IrEnvError(f"{text}: the run did not keep its policy of before the training")
         return planner
     module, colon, name = text.rpartition(":")
-    if not colon or text.startswith("fixed:") or Path(text).exists():
+    if not colon or text.startswith(tuple(PREFIXES)) or Path(text).exists():
         return load_policy(text, seed)
     found = getattr(_module(module), name, None)
     planner = found() if isinstance(found, type) else found
@@ -145,12 +147,15 @@ def settle_metrics(wanted: str) -> tuple[tuple[str, ...], str]:
                     MetricSuite([name])._scorer(find_metric(name))
         except MetricWeightsMissing:
             return DEFAULT_METRICS, f"the weights of {name} are not there, so metrics that need none are taken (--metrics paper downloads)"
+        except MissingExtraError as missing:
+            return DEFAULT_METRICS, f"metrics that need no pyiqa are taken: for {name} {missing}"
     return PAPER_METRICS, ""
 
 
 @contextmanager
 def _no_downloads() -> Iterator[None]:
     """Weights are looked for on disk alone: a command must not fetch a gigabyte unasked."""
+    need("pyiqa")
     import huggingface_hub.constants as hub
     import torch
     from pyiqa.utils import download_util
@@ -199,7 +204,7 @@ def _process(entry: Entry, dataset: str, metrics: tuple[str, ...], executor: str
 
 def _may_draw(text: str) -> bool:
     """Whether what a policy does may depend on what it did before: it is then made anew for each job."""
-    return text == "random" or (":" in text and not text.startswith(("fixed:", "before:")))
+    return text == "random" or (":" in text and not text.startswith(("fixed:", "before:", "all_in_one:", "beam:")))
 
 
 def seed_of(samples: Sequence[Sample], seed: int) -> int:
@@ -225,6 +230,8 @@ def finished(job: Job) -> tuple[RestorationProcess, Planner, list[Episode], floa
     process.executor.score = timed
     start = time.perf_counter()
     try:
+        if isinstance(planner, SearchPlanner):
+            planner = planner.made_for(process, episodes)
         for _ in run(process, planner, episodes):
             pass
     finally:

@@ -84,8 +84,8 @@
   after.addEventListener("load", () => { compare.style.aspectRatio = `${after.naturalWidth} / ${after.naturalHeight}`; });
   fill(image, data.images.map((each) => each.name));
   comparison(compare, slider);
-  // a trajectory that has something to show
   chooseImage(0);
-  const longest = Math.max(...shown().trajectories.map((each) => each.steps.length));
-  choosePolicy(shown().trajectories.findIndex((each) => each.steps.length === longest));
+  // the best policy, or else the first that did something
+  const named = shown().trajectories.findIndex((each) => each.policy === data.policy && each.steps.length > 1);
+  choosePolicy(named < 0 ? Math.max(0, shown().trajectories.findIndex((each) => each.steps.length > 1)) : named);
 })();

@@ -10,7 +10,7 @@ from typing import Any
 
 from ir_env.process import RestorationProcess
 
-PACKAGES = ("ir-env", "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "scikit-image", "pyiqa", "basicsr")
+PACKAGES = ("ir-env", "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "scikit-image", "pyiqa")
 PACKAGES += ("gymnasium", "ray", "transformers", "spandrel", "pillow")
 
 

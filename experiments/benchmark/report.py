@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,28 @@ def _results(results: Mapping[str, Any], blocks: Sequence[Block]) -> str:
     gains = {name: (told["means"]["gain"], told["intervals"]["gain"]) for name, told in overall.items()}
     first, *others = blocks
     drawn = page.figures({"Gain in quality, with 95 % intervals by photograph": charts.forest(gains, "gain in quality")})
-    return page.table(first) + drawn + "".join(page.folded(block.title, page.table(block)) for block in others)
+    told = [
+        f"<h3>{escape(block.title)}</h3>{page.table(block)}" if block.shown else page.folded(block.title, page.table(block))
+        for block in others
+    ]
+    return page.table(first) + drawn + "".join(told)
+
+
+def best_policy(results: Mapping[str, Any]) -> str:
+    """That with the highest gain, of those that do not look at the clean image, if there are any."""
+    compared = _blind(results)
+    return max(compared, key=lambda name: compared[name]["means"]["gain"])
+
+
+def _blind(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The policies that do not look at the clean image; all, if there is none."""
+    overall = results["rows"]["overall"]["all"]
+    return {name: told for name, told in overall.items() if not results["policies"][name]["needs_reference"]} or dict(overall)
 
 
 def _cost(results: Mapping[str, Any]) -> str:
-    overall = results["rows"]["overall"]["all"]
+    # oracles run so many tools that the others would lie on one another
+    overall = _blind(results)
     drawn = {
         title: charts.scatter(
             {name: (told["means"][column], told["means"]["gain"], told["intervals"]["gain"]) for name, told in overall.items()},
@@ -72,14 +90,13 @@ def _tool_use(results: Mapping[str, Any], rows: Sequence[Row]) -> str:
     tasks = list(next(iter(counts.values())))
     told = page.figures({"Calls of each task per image": charts.stacked(counts, "calls per image")}) + charts.legend(tasks)
     shares = lengths(rows)
-    told += page.figures({"Images by the number of tools applied": charts.stacked(shares, "share of images")})
-    told += charts.legend([f"{count} tools" for count in next(iter(shares.values()))])
-    overall = results["rows"]["overall"]["all"]
-    reference = max(overall, key=lambda name: overall[name]["means"]["gain"])
+    told += page.figures({"Images by the number of tools applied": charts.stacked(shares, "share of images", first=0)})
+    told += charts.legend([f"{count} tool{'' if count == '1' else 's'}" for count in next(iter(shares.values()))], first=0)
+    reference = best_policy(results)
     told += page.paragraph(
-        f"What goes with other calls than those of {reference}, which gains most. Over the images on which another policy calls a task or "
-        "a tool more (or less) often than it does: the mean difference to it in each metric, turned so that higher is better, in standard "
-        "deviations of the metric over all restored images."
+        f"What goes with other calls than those of {reference}, which gains most without the clean image. Over the images on which another "
+        "policy calls a task or a tool more (or less) often than it does: the mean difference to it in each metric, turned so that higher "
+        "is better, in standard deviations of the metric over all restored images."
     )
     for title, of, fewer in (
         ("A task called more often", "tasks", False),
@@ -124,7 +141,8 @@ def _signed(value: float | None) -> str:
 
 
 def read_gallery(run: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What page.js reads: ``pictures`` (data URLs, each once) and ``images`` with the trajectories of all policies."""
+    """What page.js reads: ``pictures`` (data URLs, each once), ``images`` with the trajectories of all policies, and the ``policy`` that is
+    shown first."""
     pictures: dict[str, int] = {}
     images: dict[str, dict[str, Any]] = {}
     for place in results["gallery"]:
@@ -150,7 +168,7 @@ def read_gallery(run: Path, results: Mapping[str, Any]) -> dict[str, Any]:
             },
         )
         image["trajectories"].append({"policy": told["policy"], "steps": steps, "error": told["error"]})
-    return {"pictures": list(pictures), "images": list(images.values())}
+    return {"pictures": list(pictures), "images": list(images.values()), "policy": best_policy(results)}
 
 
 def _picture(path: Path, pictures: dict[str, int]) -> int:

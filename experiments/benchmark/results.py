@@ -11,6 +11,7 @@ from experiments.benchmark.statistics import Row, completed, differences, summar
 from experiments.benchmark.tables import blocks_of, notes_of, to_latex, to_markdown
 from ir_env.evaluation import save_json
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import need
 
 NAMES = ("results.parquet", "results.json", "table.md", "table.tex")
 
@@ -33,6 +34,7 @@ def write_results(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], ou
 
 def save_parquet(rows: Sequence[Row], path: Path) -> None:
     """One line per policy and image; the metrics of the degraded image are the columns ``before_NAME``."""
+    need("pyarrow")
     import pyarrow
     import pyarrow.parquet
 
@@ -47,6 +49,7 @@ def save_parquet(rows: Sequence[Row], path: Path) -> None:
 
 def load_results(run: Path) -> tuple[dict[str, Any], list[Row]]:
     """What :func:`write_results` wrote: results.json, and the rows; raises :class:`IrEnvError` where there is none."""
+    need("pyarrow")
     import pyarrow.parquet
 
     try:

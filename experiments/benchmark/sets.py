@@ -13,22 +13,35 @@ import numpy as np
 from ir_env.datasets import Sample, SynthesisedDataset, load_dataset
 from ir_env.datasets.base import fixed_samples
 from ir_env.degradations import GROUPS
-from ir_env.degradations.combos import ORDER, Combo, parse_combos
+from ir_env.degradations.combos import ORDER, Combo, parse_combos, staged_combos
 from ir_env.planner import Planner
 from tool_actors.errors import IrEnvError
 
-SIZES = {"D2": {2: 16}, "D35": {3: 6, 4: 5, 5: 5}}
+SIZES = {"D2": {2: 12}, "D35": {3: 6, 4: 5, 5: 5}}
 """Out-of-domain sets (TIR-Agent, table 4) -> number of degradations -> how many combinations."""
+DRAWN = 3
+"""The trainings of this project draw at most so many degradations at once: every set of so many has been seen in some order."""
 
 
 def _out_of_domain(sizes: Mapping[int, int]) -> tuple[Combo, ...]:
-    """Combinations in :data:`ORDER` that are not in the groups A, B and C in any order; which ones, a hash of their names decides."""
+    """Combinations that are in no group in any order, and that none of the named ones (``random``, ``opera``) draws; which, a hash decides.
+
+    Two and three degradations come in the reverse of :data:`ORDER`: the sensor's or the file's before the scene's, such as rain on what was
+    compressed already. Four and five, which nothing draws in any order, come in :data:`ORDER`.
+    """
     known = {frozenset(combo) for group in "ABC" for combo in GROUPS[group]}
     chosen: list[Combo] = []
     for size, count in sizes.items():
         free = [combo for combo in itertools.combinations(ORDER, size) if frozenset(combo) not in known]
-        chosen += sorted(free, key=lambda combo: hashlib.sha256("+".join(combo).encode()).digest())[:count]
-    return tuple(sorted(chosen, key=lambda combo: hashlib.sha256("+".join(combo).encode()).digest()))
+        if size <= DRAWN:
+            drawn = set(staged_combos(size))
+            free = [combo[::-1] for combo in free if combo[::-1] not in drawn]
+        chosen += sorted(free, key=_hash)[:count]
+    return tuple(sorted(chosen, key=_hash))
+
+
+def _hash(combo: Combo) -> bytes:
+    return hashlib.sha256("+".join(combo).encode()).digest()
 
 
 OUT_OF_DOMAIN = {name: _out_of_domain(sizes) for name, sizes in SIZES.items()}
@@ -116,20 +129,18 @@ def spread(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
 # -- what a training saw -------------------------------------------------------------------------------------------------------------
 
 
-def trained_combos(planner: Planner) -> set[frozenset[str]] | None:
-    """Combinations of degradations, in whatever order, that a policy's training saw, or that of the encoder it looks through; None if
-    nobody knows."""
-    specs = None if planner.trained_combos is None else list(planner.trained_combos)
+def trained_combos(planner: Planner) -> set[Combo] | None:
+    """Combinations of degradations, in their order, that a policy's training saw, or that of the encoder it looks through; None if nobody
+    knows."""
     dataset = planner.env_config.get("dataset")
+    if planner.trained_combos is None or not isinstance(dataset, Mapping | str | None):
+        return None
+    specs = list(planner.trained_combos)
     if isinstance(dataset, Mapping):
         # what the datasets draw from where nothing is said
-        specs = [*(specs or []), dataset.get("combos", "A,B,C")]
-    elif dataset is not None and not isinstance(dataset, str):
-        return None
-    if specs is None:
-        return None
+        specs.append(dataset.get("combos", "A,B,C"))
     specs += _encoder_combos(planner)
-    return {frozenset(combo) for spec in specs for combo in parse_combos(spec).entries}
+    return {combo for spec in specs for combo in parse_combos(spec).entries}
 
 
 def _encoder_combos(planner: Planner) -> list[Any]:
@@ -143,7 +154,7 @@ def _encoder_combos(planner: Planner) -> list[Any]:
     return []
 
 
-def check_unseen(sets: Sequence[TestSet], trained: Mapping[str, set[frozenset[str]] | None]) -> None:
+def check_unseen(sets: Sequence[TestSet], trained: Mapping[str, set[Combo] | None]) -> None:
     """Refuse a set that is meant to be out of domain and that the training of a policy saw.
 
     Args:
@@ -155,7 +166,7 @@ def check_unseen(sets: Sequence[TestSet], trained: Mapping[str, set[frozenset[st
     """
     for each in sets:
         for policy, seen in trained.items():
-            known = [combo for combo in each.unseen if frozenset(combo) in (seen or ())]
+            known = [combo for combo in each.unseen if combo in (seen or ())]
             if known:
                 shown = ", ".join(map("+".join, known[:3])) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
                 raise UnseenError(
@@ -165,19 +176,27 @@ def check_unseen(sets: Sequence[TestSet], trained: Mapping[str, set[frozenset[st
                 )
 
 
-def seen_share(test: TestSet, seen: set[frozenset[str]] | None) -> float | None:
+def seen_share(test: TestSet, seen: set[Combo] | None) -> float | None:
     """Of the combinations of an out-of-domain set, the share that a training saw; None if nobody knows."""
-    return None if seen is None else sum(frozenset(combo) in seen for combo in test.unseen) / len(test.unseen)
+    return None if seen is None else sum(combo in seen for combo in test.unseen) / len(test.unseen)
 
 
-def without_seen(sets: Sequence[str], trained: Mapping[str, set[frozenset[str]] | None]) -> dict[str, tuple[Combo, ...]]:
+def reordered_share(test: TestSet, seen: set[Combo] | None) -> float | None:
+    """The share whose degradations a training saw together in another order, and in this one never; None if nobody knows."""
+    if seen is None:
+        return None
+    together = {frozenset(combo) for combo in seen}
+    return sum(combo not in seen and frozenset(combo) in together for combo in test.unseen) / len(test.unseen)
+
+
+def without_seen(sets: Sequence[str], trained: Mapping[str, set[Combo] | None]) -> dict[str, tuple[Combo, ...]]:
     """Out-of-domain sets -> their combinations that no training saw.
 
     Raises:
         UnseenError: nothing is left of a set.
     """
     seen = set().union(*(combos for combos in trained.values() if combos))
-    left = {name: tuple(combo for combo in OUT_OF_DOMAIN[name] if frozenset(combo) not in seen) for name in sets if name in OUT_OF_DOMAIN}
+    left = {name: tuple(combo for combo in OUT_OF_DOMAIN[name] if combo not in seen) for name in sets if name in OUT_OF_DOMAIN}
     for name, combos in left.items():
         if not combos:
             raise UnseenError(

@@ -32,6 +32,8 @@ class Block:
     bold: frozenset[tuple[int, int]] = field(default=frozenset())
     """(row, column) of the best values."""
     note: str = ""
+    shown: bool = False
+    """Printed by the command, besides being written."""
 
 
 def label(metric: str) -> str:
@@ -78,7 +80,8 @@ def policies_block(title: str, part: Mapping[str, Mapping[str, Any]], marks: Map
         for row in _best([told["means"].get(column) for told in part.values()], sign_of(column))
     }
     images, photographs = max((told["images"], told["photographs"]) for told in part.values())
-    return Block(f"{title}: {images} images of {photographs} photographs", ("policy", *map(head, columns)), tuple(rows), frozenset(bold))
+    title = f"{title}: {images} images of {photographs} photographs"
+    return Block(title, ("policy", *map(head, columns)), tuple(rows), frozenset(bold), shown=marks is not None)
 
 
 def parts_block(title: str, scope: Mapping[str, Mapping[str, Mapping[str, Any]]], column: str) -> Block:
@@ -91,6 +94,43 @@ def parts_block(title: str, scope: Mapping[str, Mapping[str, Mapping[str, Any]]]
         rows.append((name, str(images), *[number(column, value) for value in values]))
         bold |= {(at, 2 + index) for index in _best(values, sign_of(column))}
     return Block(f"{title}: {head(column)}", (title.rpartition(" ")[2], "images", *policies), tuple(rows), frozenset(bold))
+
+
+def regret_block(rows: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> Block:
+    """Policies by sets: how far each is from the best plan found."""
+    parts = {**rows["set"], "all": rows["overall"]["all"]}
+    policies = list(dict.fromkeys(policy for part in parts.values() for policy in part))
+    values = [[part[policy]["means"].get("regret") if policy in part else None for policy in policies] for part in parts.values()]
+    bold = {(row, 1 + at) for at, column in enumerate(values) for row in _best(column, sign_of("regret"))}
+    cells = [(policy, *[number("regret", column[row]) for column in values]) for row, policy in enumerate(policies)]
+    note = "How much more the best plan that any policy here found for an image gained, mean over the images."
+    return Block("Regret by set", ("policy", *parts), tuple(cells), frozenset(bold), note, shown=True)
+
+
+def against_block(results: Mapping[str, Any], names: Sequence[str]) -> Block:
+    """Policies by those that they are set against: paired differences, and their executions in per cent of the other's."""
+    means = {policy: told["means"] for policy, told in results["rows"]["overall"]["all"].items()}
+    found = {(each["first"], each["second"], each["column"]): each for each in results["differences"]}
+    rows = []
+    for name in names:
+        for policy in means:
+            normalised, gain = (_signed(found, policy, name, column) for column in ("normalised", "gain"))
+            if policy not in names and normalised and gain:
+                share = means[policy]["executions"] / means[name]["executions"] if means[name]["executions"] else None
+                rows.append((policy, name, *normalised, gain[0], "" if share is None else f"{share:.0%}"))
+    heads = ("policy", "against", "norm. more", "p (Holm)", "gain more", "run, of its")
+    note = "Paired by image, 95 % by photograph; run, of its: tools run, in per cent of those that the other one runs."
+    return Block("Paired, policy by policy", heads, tuple(rows), note=note, shown=True)
+
+
+def _signed(found: Mapping[tuple[str, str, str], Mapping[str, Any]], first: str, second: str, column: str) -> tuple[str, str] | None:
+    """The difference of two policies with its interval, and p; None where they share no image."""
+    sign = 1 if (first, second, column) in found else -1
+    each = found.get((first, second, column)) or found.get((second, first, column))
+    if each is None:
+        return None
+    ends = sorted(sign * end for end in each["interval"] or ())
+    return f"{sign * each['mean']:+.2f}" + (f" [{ends[0]:+.2f}, {ends[1]:+.2f}]" if ends else ""), f"{each['p_holm']:.2g}"
 
 
 def differences_block(differences: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Block:
@@ -117,7 +157,10 @@ def blocks_of(results: Mapping[str, Any]) -> list[Block]:
     rows, metrics = results["rows"], results["metrics"]
     marks = {name: " †" for name, told in results["policies"].items() if any(told["seen"].values())}
     blocks = [policies_block("Overall", rows["overall"]["all"], marks)]
-    blocks += [policies_block(f"Set {name}", part, marks) for name, part in rows["set"].items()]
+    blocks.append(regret_block(rows))
+    if against := results.get("against"):
+        blocks.append(against_block(results, against))
+    blocks += [policies_block(f"Set {name}", part) for name, part in rows["set"].items()]
     of_parts = [column for column in ("gain", "psnry", "ssim_ycbcr") if column == "gain" or column in metrics]
     for scope in ("combination", "degradation"):
         blocks += [parts_block(f"By {scope}", rows[scope], column) for column in of_parts if rows[scope]]
@@ -138,11 +181,10 @@ def notes_of(results: Mapping[str, Any]) -> list[str]:
         if seen := [f"{share:.0%} of {test}" for test, share in policy["seen"].items() if share]:
             told.append(f"† {name}: its training saw {' and '.join(seen)} of the combinations, which are out of domain for others.")
         if unknown := [test for test, share in policy["seen"].items() if share is None]:
-            told.append(
-                f"{name}: what its training saw is not known, so nobody knows whether {' and '.join(unknown)} is out of its domain."
-            )
+            told.append(f"{name}: what its training saw is not known, so nobody knows whether it met what {' and '.join(unknown)} hold.")
         if policy["needs_reference"]:
             told.append(f"{name} looks at the clean image.")
+    told += _reordered(results["policies"])
     failures = sum(each["failures"] for each in few.values())
     if failures:
         told.append(f"{failures} restorations ended with a tool's failure.")
@@ -158,6 +200,18 @@ def notes_of(results: Mapping[str, Any]) -> list[str]:
         + "."
     )
     return told
+
+
+def _reordered(policies: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the trainings saw of the out-of-domain sets in another order, policies with the same shares in one line."""
+    alike: dict[str, list[str]] = {}
+    for name, policy in policies.items():
+        if shares := [f"{share:.0%} of {test}" for test, share in policy.get("reordered", {}).items() if share]:
+            alike.setdefault(" and ".join(shares), []).append(name)
+    return [
+        f"The trainings of {', '.join(names)} saw the degradations of {shares} together in another order than the set's, in that one never."
+        for shares, names in alike.items()
+    ]
 
 
 def _best(values: Sequence[float | None], sign: int) -> list[int]:

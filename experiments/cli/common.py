@@ -36,8 +36,9 @@ def start_ray(attempts: int = 3, **options) -> None:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; the project's own errors are printed without a traceback."""
+    """Run a command; the project's own errors are printed without a traceback, and of a library that is not installed its extra."""
     from tool_actors.errors import IrEnvError
+    from tool_actors.extras import missing_extra
 
     # the name of a file may hold what the terminal's encoding does not
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -46,6 +47,11 @@ def guarded(command: Callable[[], int]) -> int:
         return command()
     except IrEnvError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if not (missing := missing_extra(error)):
+            raise
+        print(f"error: {missing}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from experiments.benchmark import command as benchmark
-from experiments.cli import pool, restore_command, tools
+from experiments.cli import mcp_command, pool, restore_command, tools
 from experiments.cli.common import guarded, prepare_ray
 from experiments.serve import command as serve
 
@@ -36,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     pool.add_commands(commands.add_parser("pool", help="start, watch and stop a pool of tools on a Ray cluster"))
 
+    mcp_command.add_options(commands.add_parser("mcp", help="serve the tools to an assistant, by the Model Context Protocol"))
+
     commands.add_parser("envs", help="list the environments, rewards, metrics and combinations")
     return parser
 
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         "serve": serve.run,
         "tools": tools.run,
         "pool": pool.run,
+        "mcp": mcp_command.run,
         "envs": _envs,
     }
     return guarded(lambda: commands[options.command](options))

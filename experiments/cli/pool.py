@@ -19,13 +19,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     status = commands.add_parser("status", help="show what a pool is doing")
     status.add_argument("--json", action="store_true", help="all counters, as JSON")
     stop = commands.add_parser("stop", help="end a pool")
-    for command in (start, status, stop):
+    serve = commands.add_parser("serve", help="offer a pool over HTTP to trainers in other environments or clusters")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=int, default=8200, help="(default: 8200)")
+    for command in (start, status, stop, serve):
         command.add_argument("--name", default="mc-pool", help="of the pool (default: mc-pool)")
         command.add_argument("--address", default=None if command is start else "auto", help="of Ray (default: the running cluster)")
 
 
 def run(options: argparse.Namespace) -> int:
-    return {"start": _start, "status": _status, "stop": _stop}[options.pool_command](options)
+    return {"start": _start, "status": _status, "stop": _stop, "serve": _serve}[options.pool_command](options)
 
 
 def _start(options: argparse.Namespace) -> int:
@@ -108,6 +111,20 @@ def _stop(options: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(options: argparse.Namespace) -> int:
+    from tool_actors.gateway.server import Gateway
+    from tool_actors.pool import MCPool
+
+    _connect(options.address, required=True)
+    with Gateway(MCPool.connect(options.name), options.host, options.port) as gateway:
+        print(f"pool {options.name!r} is served at {gateway.url}. Use it with executor='pool:{gateway.url}'; Ctrl-C ends this.", flush=True)
+        try:
+            gateway.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
 def _connect(address: str | None, required: bool) -> bool:
     """Connect to a running cluster; returns False if there is none and none is required."""
     import ray
@@ -121,5 +138,12 @@ def _connect(address: str | None, required: bool) -> bool:
     except ConnectionError as error:
         if required or address:
             raise IrEnvError(f"no Ray cluster runs at {address!r}: start one with `ray start --head`, or give its --address") from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise IrEnvError(
+            "the Ray cluster here is of another version of Ray or Python: start another with `ray start --head`, give its --address, "
+            "or reach a pool of the other through `ir-env pool serve`, with executor='pool:http://HOST:8200'"
+        ) from error
     ray.init(address="local", **quiet)
     return False

@@ -99,12 +99,13 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from policies.loading import find_checkpoint, load_before_training
+
+    checkpoint = find_checkpoint(options.checkpoint)  # before RLlib takes its seconds to load
     from rich.console import Console
 
     from experiments.training.launch import closing_table
-    from policies.loading import find_checkpoint, load_before_training
 
-    checkpoint = find_checkpoint(options.checkpoint)
     before = load_before_training(checkpoint)
     where = options.samples, options.combos, before, options.photos, options.whole
     table = closing_table({"trained policy": checkpoint}, Console(), None, *where)

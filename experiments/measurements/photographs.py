@@ -20,7 +20,6 @@ or any, treats it; and each folder's restorations are written as contact sheets.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +28,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from experiments.kept_rows import FIXED, GREEDY, KeptRows, parse_pairs, policy_at
 from ir_env.datasets.base import Sample
-from ir_env.evaluation import HELDOUT_SEED, Row, Table, photo_of, run_all, save_json, start_heldout, summarise
+from ir_env.evaluation import HELDOUT_SEED, Row, run_all, save_json
 from ir_env.images import find_images, load_image, save_image
 from ir_env.planner import Planner
 from ir_env.process import RestorationProcess
 from ir_env.rendering import sheet
-from policies.loading import load_before_training, load_policy
-from policies.planners import GreedyPlanner, NothingPlanner, search_fixed_plan
 from policies.restoration import NoMetrics, photograph_process
 from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.threads import limit_threads
 
-GREEDY, FIXED = "greedy (oracle)", "best fixed plan"
 FOLDERS = {"lowlight": "low_light", "motion": "motion_blur", "defocus": "defocus_blur", "lowres": "low_resolution"}
 """Names of folders that are not those of degradations."""
 
@@ -65,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise IrEnvError("give --photos, --real, or both")
     limit_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    named = [text.partition("=")[::2] for text in options.policy]
+    named = [(name, policy) for name, _, policy in (text.partition("=") for text in options.policy)]
     if options.photos:
         measure(options, named)
     if options.real:
@@ -78,28 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace, named: Sequence[tuple[str, str]]) -> None:
     """Print and keep the table, and that by degradation."""
-    dataset = {"photos": options.photos, "split": "all", "crop_size": options.crop or None, "combos": options.combos}
-    process = RestorationProcess(dataset, metrics=options.metrics.split(","), cache_bytes=6 << 30 if options.oracles else 1 << 30)
-    episodes = start_heldout(process, options.samples, options.seed)
-    samples = [episode.sample for episode in episodes]
-    kept, console = options.out / "rows.json", Console()
-    told = json.loads(kept.read_text()) if kept.is_file() else {"samples": samples, "rows": []}
-    if told["samples"] != samples:
-        raise IrEnvError(f"{kept} has rows of other images; choose another --out, or repeat its options")
-    rows = {row["policy"]: Row.of(row) for row in told["rows"]}
-    wanted: list[tuple[str, Any]] = [("nothing", lambda: NothingPlanner()), *((name, lambda at=at: policy_at(at)) for name, at in named)]
-    if options.oracles:
-        wanted += [(GREEDY, GreedyPlanner), (FIXED, lambda: search_fixed_plan(process, episodes))]
-    for name, make in wanted:
-        if name not in rows:
-            with console.status(f"measuring {name}"):
-                rows[name] = measured(process, name, make(), [episode.fork() for episode in episodes])
-            save_json({"samples": samples, "rows": [row.as_dict() for row in rows.values()]}, kept)
-    table = Table(list(rows.values()), [photo_of(sample) for sample in samples], f"metrics: {process.suite.describe()}")
-    for pair in options.pair:
-        first, second = ([*map(str.strip, side.split("+"))] for side in pair.split(","))
-        names = ("reward", "gain", *process.suite.names, "tools")
-        table.differences.extend(table.difference(first, second[0], column) for column in names)
+    dataset, console = {"photos": options.photos, "split": "all", "crop_size": options.crop or None, "combos": options.combos}, Console()
+    pairs, metrics = parse_pairs(options.pair), options.metrics.split(",")
+    kept = KeptRows(options.out, dataset, options.samples, options.seed, metrics, options.oracles, console)
+    kept.measure([(name, policy, "") for name, policy in named])
+    table, rows = kept.table(pairs, ("reward", "gain", *kept.process.suite.names, "tools")), kept.rows
     table.show(console)
     table.save(options.out / "table.json")
     if FIXED in rows and GREEDY in rows:
@@ -109,25 +89,9 @@ def measure(options: argparse.Namespace, named: Sequence[tuple[str, str]]) -> No
             console.print(
                 f"{name}: {share:.0%} of the way from the best fixed plan to greedy, {row.tools / rows[GREEDY].tools:.0%} of its tools"
             )
-    by_degradation = {name: recognition(row, samples, rows.get(GREEDY)) for name, row in rows.items() if "treated" in row.more}
+    by_degradation = {name: recognition(row, kept.samples, rows.get(GREEDY)) for name, row in rows.items() if "treated" in row.more}
     save_json(by_degradation, options.out / "by_degradation.json")
     show_recognition(by_degradation, console)
-
-
-def policy_at(place: str) -> Planner:
-    if place.startswith("before:"):
-        planner = load_before_training(place.removeprefix("before:"))
-        if planner is None:
-            raise IrEnvError(f"{place}: the run did not keep its policy of before the training")
-        return planner
-    return load_policy(place)
-
-
-def measured(process: RestorationProcess, name: str, planner: Planner, episodes: list) -> Row:
-    """The row of a policy, with the tasks that it treated, image by image."""
-    run_all(process, planner, episodes)
-    treated = [" ".join(process.actions[action].task for action in episode.applied) for episode in episodes]
-    return summarise(process, name, episodes, treated=treated)
 
 
 def recognition(row: Row, samples: Sequence[str], greedy: Row | None) -> dict[str, dict[str, float | None]]:

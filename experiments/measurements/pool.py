@@ -6,8 +6,8 @@
 Parts: ``executors`` (five ways to run the rollouts of a GRPO iteration, side by side), ``throughput`` (against a plain loop, and the
 overhead of a lone request), ``scaling`` (two instances over one), ``sleeping`` (32 instances that sleep as GPU tools would), ``chaos`` (an
 instance killed every second, one frozen), ``exhaustive`` (all plans over four tools), ``memory`` (100,000 requests), ``callers`` (what
-stays of 50 callers), ``capacity`` (requests per second of one dispatcher), ``simulation`` (32 to 512 GPUs in virtual time, with the
-overhead that ``capacity`` measured).
+stays of 50 callers), ``capacity`` (requests per second of one dispatcher), ``references`` (big images in messages and by reference),
+``simulation`` (32 to 1,024 GPUs in virtual time, with the overhead that the last two measured).
 
 Instances compute on one thread each. Ray runs its workers at a lower priority than other programs: measure on an otherwise idle machine.
 """
@@ -522,12 +522,50 @@ def capacity(options: argparse.Namespace, console: Console, report: dict) -> dic
     return figures
 
 
+def references(options: argparse.Namespace, console: Console, report: dict) -> dict:
+    """The dispatcher's own time for an image, by its side, that goes through it and that goes by reference; and what stays in the store."""
+    import ray
+
+    from tool_actors.pool.config import INLINE_BYTES
+
+    sides = {192: 400, 256: 400, 512: 200, 1024: 80}
+    rows: list[dict[str, Any]] = []
+    table = Table(
+        "side", "way", "dispatcher ms", "caller ms", "images/s of a full dispatcher", "images that differ", "object store MiB after"
+    )
+    for way, least in (("messages", None), ("references", INLINE_BYTES)):
+        settings = {"toolbox": Toolbox([Identity()]), "placements": [{"replicas": CORES}], "cache_bytes": 0, "max_in_flight": 64}
+        pool = _pool({**settings, "reference_bytes": least}, CORES)
+        try:
+            executor, pids = pool.executor(), pool.status()["dispatcher_pids"]
+            for side, count in sides.items():
+                requests = [Request(_noise(side), "bench.identity") for _ in range(count)]
+                executor.run(requests[:32])
+                spent, own = _cpu_seconds(pids), time.process_time()
+                results = executor.run(requests)
+                spent, own = _cpu_seconds(pids) - spent, time.process_time() - own
+                wrong = sum(not np.array_equal(a.state.pixels, b.state.pixels) for a, b in zip(requests, results, strict=True))
+                time.sleep(3)  # the connection has ended by then, and Ray has told what is in use
+                used = ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]
+                row = {"side": side, "way": way, "dispatcher_ms": 1000 * spent / count, "caller_ms": 1000 * own / count}
+                row |= {"requests_per_s": count / spent, "wrong": wrong, "store_mb": used / 2**20}
+                rows.append(row)
+                figures = (row["dispatcher_ms"], row["caller_ms"], row["requests_per_s"], wrong, row["store_mb"])
+                table.add_row(str(side), way, *(f"{figure:.3g}" for figure in figures))
+        finally:
+            pool.stop()
+    console.print(table)
+    return {"rows": rows}
+
+
 def simulation(options: argparse.Namespace, console: Console, report: dict) -> dict:
     """Clusters in virtual time."""
     measured = report.get("capacity") or capacity(options, console, report)
     overhead = measured["calls of one request"]["dispatcher_us"] / 1e6
-    table = Table(title=f"simulated, {1e6 * overhead:.0f} µs of the dispatcher per request")
-    lines = simulated_rows(overhead)
+    table = Table(title=f"simulated, {1e6 * overhead:.0f} µs of the dispatcher per request where no other is given")
+    big = (report.get("references") or references(options, console, report))["rows"]
+    ways = {f"1024 px, {row['way']}": row["dispatcher_ms"] / 1000 for row in big if row["side"] == 1024}
+    lines = simulated_rows(overhead, {"64 px": overhead, **ways})
     for name in lines[0]:
         table.add_column(name.replace("_", " "), justify="right")
     for line in lines:
@@ -546,6 +584,7 @@ PARTS = {
     "memory": memory,
     "callers": callers,
     "capacity": capacity,
+    "references": references,
     "simulation": simulation,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -54,7 +55,7 @@ class Simulated:
     images_per_s: float
     images_per_batch: float
     dispatch_us: float
-    """Real time that the scheduler took per request, on this machine."""
+    """CPU time that the scheduler took per request, on this machine."""
     dispatcher_share: float
     """Of one core: what the dispatchers' own work takes, per shard, at this rate, with the overhead per call that the real one measured."""
 
@@ -75,7 +76,7 @@ def simulate(
     rng = np.random.default_rng(0)
     parts = [rollouts // shards + (shard < rollouts % shards) for shard in range(shards)]
     rooms = [gpus // shards + (shard < gpus % shards) for shard in range(shards)]
-    started = time.perf_counter()
+    started = time.process_time()
     runs = []
     for part, room in zip(parts, rooms, strict=True):
         loop = VirtualLoop()
@@ -83,7 +84,7 @@ def simulate(
             runs.append(loop.run_until_complete(_run(room, part, steps, rng, start_s, image_s, overhead_s)))
         finally:
             loop.close()
-    real = time.perf_counter() - started
+    real = time.process_time() - started
     requests = rollouts * steps
     seconds = max(run["seconds"] for run in runs)
     busy = sum(run["busy_s"] for run in runs)
@@ -148,8 +149,16 @@ async def _run(gpus: int, rollouts: int, steps: int, rng: np.random.Generator, s
     }
 
 
-def rows(overhead_s: float) -> list[dict]:
-    """The table: 32 GPUs, 128 to 4,096 rollouts, one dispatcher and four; and more GPUs, until one dispatcher is full."""
+def rows(overhead_s: float, of_1024: Mapping[str, float] | None = None) -> list[dict]:
+    """The table: 32 GPUs, 128 to 4,096 rollouts, one dispatcher and four; more GPUs, until one dispatcher is full; and 1,024 GPUs.
+
+    Args:
+        overhead_s: see :func:`simulate`.
+        of_1024: name -> overhead of images that 1,024 GPUs get, each by 8 to 64 dispatchers, in four steps.
+    """
     settings = [(32, rollouts, shards) for shards in (1, 4) for rollouts in (128, 512, 1024, 4096)]
     settings += [(gpus, 4 * gpus, shards) for gpus, shards in ((128, 1), (128, 4), (512, 1), (512, 8))]
-    return [asdict(simulate(gpus, rollouts, shards, overhead_s=overhead_s)) for gpus, rollouts, shards in settings]
+    lines = [{"images": "", **asdict(simulate(gpus, rollouts, shards, overhead_s=overhead_s))} for gpus, rollouts, shards in settings]
+    for name, overhead in (of_1024 or {}).items():
+        lines += [{"images": name, **asdict(simulate(1024, 4096, shards, 4, overhead))} for shards in (8, 16, 32, 64)]
+    return lines

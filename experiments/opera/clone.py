@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
     from ir_env.actions import ActionTable
     from policies.opera.network import PlanNetwork
+    from policies.opera.rl_module import COMBOS
     from tool_actors.threads import limit_threads
     from tool_actors.toolboxes import load_toolbox
 
@@ -79,7 +80,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             kept = {name: value.clone() for name, value in network.state_dict().items() if not name.startswith("encoder.")}
     told["after"] = best
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(kept, options.out)
+    # what it learned from, so that the benchmark can tell what it has not seen
+    save_file(kept, options.out, metadata={COMBOS: ",".join(sorted({"+".join(combo) for _, combo, _ in images}))})
     print(
         f"{options.out}: {len(train)} demonstrations; log-likelihood of one held out {told['before']:.2f} before, {best:.2f} after "
         f"{told['epoch']:.0f} epochs"

@@ -16,15 +16,18 @@ and batch of 2 are for networks of 26 million weights: ``--lr 1e-6 --constant-lr
 
 Otherwise than in the paper: plans are made on crops of 256 pixels, the least that the policy sees as a photograph, and tools learn on
 random crops of them, but on all of an image that is to be dehazed or brightened; a batch is put together of several plans; each tool's rate
-rises over its first updates; and a share of each batch (``--single``) is a tool alone on its own
-degradation, or on a clean image. The paper has single degradations among those that its plans are made for; here they keep each tool what
-it was, and clean images teach it to leave alone what needs nothing.
+rises over its first updates; the images' losses count by their logarithms (``--absolute`` takes their sum), and what is kept is a running
+mean of the weights (``--average 0`` keeps the last ones); and a share of each batch (``--single``) is a tool alone on its own degradation,
+or on a clean image. The paper has single degradations among those that its plans are made for; here they keep each tool what it was, and
+clean images teach it to leave alone what needs nothing.
 
 Results to expect
 -----------------
-README has the table of three rounds: ``--epochs 6 --single 0.4``, then ``--toolbox`` of the first with ``--epochs 8 --single 0.4 --seed
-1``, then that of the second with ``--policy`` of the planner, ``--images 600 --epochs 6 --single 0.3 --seed 2``. An epoch of 1000 images
-takes some 90 s of one core, and the plans some five minutes.
+README has the table of three rounds with ``--absolute --average 0 --terms l1,vgg,lpips``: ``--epochs 6 --single 0.4``, then ``--toolbox``
+of the first with ``--epochs 8 --single 0.4 --seed 1``, then that of the second with ``--policy`` of the planner, ``--images 600 --epochs 6
+--single 0.3 --seed 2``; and of epochs from halfway back (:mod:`experiments.opera.interpolate`): ``--policy`` of the planner, ``--combos
+A,B,C:2 --images 800 --epochs 4 --single 0.4 --terms l1,vgg,lpips``, stopped after the third. An epoch of 1000 images takes some 90 s of one
+core, and the plans some two minutes. With PIQE among the terms nothing is measured yet.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ import numpy as np
 from rich.console import Console
 
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import need
 
 CROP, PLANNED_CROP = 128, 256
 HELDOUT_SEED = 20_000
@@ -67,6 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--constant-lr", action="store_true", help="as in the paper; by default the rate decays along half a cosine")
     parser.add_argument("--single", type=float, default=0.5, help="share of the images that a tool sees alone")
     parser.add_argument("--clean", type=float, default=0.15, help="share of these that are clean")
+    parser.add_argument("--terms", type=lambda text: text.split(","), help="of the loss, such as l1,vgg,lpips (default: all five)")
+    parser.add_argument("--absolute", action="store_true", help="sum the images' losses, as in the paper, instead of their logarithms")
+    parser.add_argument("--average", type=float, help="share of the running mean of the weights (default: 0.99; 0: none, as in the paper)")
     parser.add_argument("--classical", choices=("straight_through", "stop"), default="straight_through", help="their gradient")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of the convolutions while training")
@@ -111,7 +118,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = options.precision == "bf16" or (options.precision == "auto" and has_bfloat16_units())
     deciding = ("policy", "toolbox", "combos", "images", "planned_crop", "crop", "epochs", "steps", "batch", "lr", "constant_lr", "single")
-    deciding += ("clean", "classical", "seed")
+    deciding += ("clean", "terms", "absolute", "average", "classical", "seed")
     keep_settings(
         options.out,
         {name: getattr(options, name) for name in deciding}
@@ -132,11 +139,13 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
         lr=options.lr or SMALL.lr,
         decay=not options.constant_lr,
         warmup=SMALL.warmup,
+        relative=not options.absolute,
+        average=SMALL.average if options.average is None else options.average,
         checkpointing=options.checkpointing,
         classical=options.classical,
         bfloat16=bfloat16,
     )
-    loss = load_loss(device)
+    loss = load_loss(device, only=options.terms)
     for name, why in loss.absent.items():
         console.print(f"loss: {name} is left out: {why}", soft_wrap=True)
     console.print(f"loss: {loss.describe()}")
@@ -154,6 +163,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
 
 def _fit(options: argparse.Namespace, trainer, learn, checks: list, photos, console: Console) -> None:
     """The epochs that are still to do; keeps the state after each, and the networks of the best in ``best.pt``."""
+    need("tensorboard")
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from torch.utils.tensorboard import SummaryWriter

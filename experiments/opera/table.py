@@ -18,7 +18,6 @@ README has the planners on 160 whole photographs of BSDS500's test set; a row ta
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,53 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--paper", choices=PAPER, default="1")
     options = parser.parse_args(arguments)
 
-    from experiments.measurements.photographs import FIXED, GREEDY, measured, policy_at
-    from ir_env.evaluation import Row, Table, photo_of, save_json, start_heldout
-    from ir_env.process import RestorationProcess
-    from policies.planners import GreedyPlanner, NothingPlanner, search_fixed_plan
-    from tool_actors.errors import IrEnvError
+    from experiments.kept_rows import GREEDY, KeptRows, parse_pairs
+    from ir_env.evaluation import save_json
     from tool_actors.threads import limit_threads
 
     limit_threads(1)
-    if wrong := [pair for pair in options.pair if pair.count(",") != 1]:
-        raise IrEnvError(f"--pair {wrong[0]!r}: write A,B, or A+B+C,D; names of rows hold neither comma nor plus then")
-    pairs = [[[*map(str.strip, side.split("+"))] for side in pair.split(",")] for pair in options.pair]
-    options.out.mkdir(parents=True, exist_ok=True)
-    kept, console = options.out / "rows.json", Console()
+    pairs, console = parse_pairs(options.pair), Console()
     dataset = {"photos": options.photos, "split": "all", "crop_size": options.crop or None, "combos": options.combos}
-
-    def process_with(toolbox) -> RestorationProcess:
-        return RestorationProcess(dataset, toolbox, metrics=METRICS, cache_bytes=6 << 30 if options.oracles else 256 << 20)
-
-    process = process_with("default")
-    episodes = start_heldout(process, options.samples, options.seed)
-    samples = [episode.sample for episode in episodes]
-    told = json.loads(kept.read_text()) if kept.is_file() else {"samples": samples, "rows": []}
-    if told["samples"] != samples:
-        raise IrEnvError(f"{kept} has rows of other images; choose another --out, or repeat its options")
-    rows = {row["policy"]: Row.of(row) for row in told["rows"]}
-
-    def add(name: str, planner, own: RestorationProcess) -> None:
-        starts = episodes if own is process else start_heldout(own, options.samples, options.seed)
-        if not hasattr(planner, "plan"):
-            planner = planner(own, starts)
-        rows[name] = measured(own, name, planner, [episode.fork() for episode in starts])
-        save_json({"samples": samples, "rows": [row.as_dict() for row in rows.values()]}, kept)
-
-    wanted = [("nothing", "nothing"), *(text.partition("=")[::2] for text in options.row)]
-    for name, place in wanted:
-        if name not in rows:
-            with console.status(f"measuring {name}"):
-                policy, _, toolbox = place.partition("@")
-                add(name, NothingPlanner() if policy == "nothing" else policy_at(policy), process_with(toolbox) if toolbox else process)
-    if options.oracles:
-        for name, planner in ((GREEDY, GreedyPlanner()), (FIXED, search_fixed_plan)):
-            if name not in rows:
-                with console.status(f"measuring {name}"):
-                    add(name, planner, process)
-    table = Table(list(rows.values()), [photo_of(sample) for sample in samples], f"metrics: {process.suite.describe()}")
-    for first, second in pairs:
-        table.differences.extend(table.difference(first, second[0], column) for column in ("reward", *METRICS, "tools"))
+    kept = KeptRows(options.out, dataset, options.samples, options.seed, METRICS, options.oracles, console)
+    named = [(name, *place.partition("@")[::2]) for name, _, place in (text.partition("=") for text in options.row)]
+    kept.measure(named)
+    table, rows = kept.table(pairs, ("reward", *METRICS, "tools")), kept.rows
     table.show(console)
     table.save(options.out / "table.json")
     if GREEDY in rows:
@@ -129,12 +92,12 @@ def main(arguments: list[str] | None = None) -> int:
         for name, row in rows.items():
             share = (row.gain or 0.0) / (best.gain or 1.0)
             console.print(f"{name}: {share:.0%} of greedy's gain, {row.tools / best.tools:.0%} of its tools")
-    groups = group_of(samples)
+    groups = group_of(kept.samples)
     by_group = {name: group_means(row.per_image, groups) for name, row in rows.items()}
     save_json(by_group, options.out / "by_group.json")
     show_groups(by_group, options.paper, console)
     for first, second in pairs:
-        for line in group_differences(table, first, second[0], groups):
+        for line in group_differences(table, first, second, groups):
             console.print(line, soft_wrap=True)
     return 0
 

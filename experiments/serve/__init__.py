@@ -1,4 +1,4 @@
-"""`ir-env serve`: restoration as a service and as a web page, on Ray Serve and FastAPI.
+"""`ir-env serve`: restoration as a service and as a web page, on Ray Serve and FastAPI; and `ir-env mcp` (mcp.py), for assistants.
 
     browser, curl ── guard.py (limits) ── app.py (FastAPI) ── jobs.py (queue, results) ── restorers.py (Ray Serve) ── MC-Pool (tools)
 

@@ -20,7 +20,8 @@ INSTANCES_PER_GPU = 2
 def settle_executor(env_config: dict[str, Any], asked: Mapping[str, float], available: Mapping[str, float], name: str) -> bool:
     """Decide ``env_config["executor"]``; returns whether the run wants a pool of its own, which is then called ``name``.
 
-    ``auto``, the default, takes a pool where there is room for one; ``pool:NAME`` is a pool that somebody else started.
+    ``auto``, the default, takes a pool where there is room for one; ``pool:NAME`` and ``pool:http://HOST:PORT`` are
+    pools that somebody else started.
     """
     executor = env_config.get("executor", "auto")
     if not isinstance(executor, str) or (executor not in EXECUTORS and not executor.startswith("pool:")):

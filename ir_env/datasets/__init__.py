@@ -8,12 +8,13 @@ from pathlib import Path
 from ir_env.datasets.base import Dataset, Pair, Sample
 from ir_env.datasets.cdd11 import CDD11Dataset
 from ir_env.datasets.mio100 import MiO100Dataset
+from ir_env.datasets.pairs import PairsDataset
 from ir_env.datasets.photos import BuiltinPhotos, FolderPhotos, Photos, Split, load_photos
 from ir_env.datasets.real import RealPhotos
 from ir_env.datasets.synthesised import SynthesisedDataset
 from tool_actors.errors import IrEnvError
 
-FOLDERS = {"mio100": MiO100Dataset, "cdd11": CDD11Dataset, "real": RealPhotos}
+FOLDERS = {"mio100": MiO100Dataset, "cdd11": CDD11Dataset, "real": RealPhotos, "pairs": PairsDataset}
 """Key of a mapping whose value is a folder of ready images -> what reads it."""
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FolderPhotos",
     "MiO100Dataset",
     "Pair",
+    "PairsDataset",
     "Photos",
     "RealPhotos",
     "Sample",
@@ -38,8 +40,8 @@ def load_dataset(spec: Mapping | str | Path | Dataset | None = None) -> Dataset:
 
     Args:
         spec: a mapping of the arguments of :class:`SynthesisedDataset` (``{"photos": "builtin", "split": "train", "crop_size": 64,
-            "combos": "A,B,C"}``) or, with ``"mio100": folder``, of :class:`MiO100Dataset`, likewise ``"cdd11"`` and ``"real"``
-            (:data:`FOLDERS`); the name ``"builtin"`` or a folder of photographs for the defaults; a dataset as it is.
+            "combos": "A,B,C"}``) or, with ``"mio100": folder``, of :class:`MiO100Dataset`, likewise ``"cdd11"``, ``"real"`` and
+            ``"pairs"`` (:data:`FOLDERS`); the name ``"builtin"`` or a folder of photographs for the defaults; a dataset as it is.
     """
     if spec is None:
         return SynthesisedDataset()

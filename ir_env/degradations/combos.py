@@ -98,28 +98,41 @@ def parse_combos(spec: str | Iterable[str | Sequence[str]] | Combos) -> Combos:
     """Combinations from a description.
 
     Args:
-        spec: comma-separated group names and combinations (``"A,B"``, ``"single,rain+haze"``), equally likely; or ``"random:1:2:3"``,
-            all sets of one, two and three degradations in :data:`ORDER`, with that ratio of single to dual to triple; or
-            ``"opera:1:3:5"``, OPERA's 145 ordered combinations (see :data:`STAGES`) with that ratio; or a list of combinations.
+        spec: comma-separated group names and combinations (``"A,B"``, ``"single,rain+haze"``), equally likely, or with the number of
+            times that they are likelier (``"A,B,C:2"``); or ``"random:1:2:3"``, all sets of one, two and three degradations in
+            :data:`ORDER`, with that ratio of single to dual to triple; or ``"opera:1:3:5"``, OPERA's 145 ordered combinations (see
+            :data:`STAGES`) with that ratio; or a list of combinations.
     """
     if isinstance(spec, Combos):
         return spec
     if isinstance(spec, str) and spec.split(":")[0] in ("random", "opera"):
         return _weighted_combos(spec)
     items = [item.strip() for item in spec.split(",")] if isinstance(spec, str) else list(spec)
-    entries: list[Combo] = []
+    shares: dict[Combo, float] = {}
     for item in items:
+        item, share = _with_share(item) if isinstance(item, str) else (item, 1.0)
         if isinstance(item, str) and item in GROUPS:
-            entries.extend(GROUPS[item])
+            shares.update(dict.fromkeys(GROUPS[item], share))
         else:
             try:
-                entries.append(parse_combo(item))
+                shares[parse_combo(item)] = share
             except UnknownNameError as error:
                 if isinstance(item, str) and "+" not in item:
                     raise UnknownNameError("group or degradation", item, (*GROUPS, *TASK_OF, "random:1:2:3")) from error
                 raise
-    entries = list(dict.fromkeys(entries))
-    return Combos(tuple(entries), tuple([1.0 / len(entries)] * len(entries)))
+    return Combos(tuple(shares), tuple(share / sum(shares.values()) for share in shares.values()))
+
+
+def _with_share(item: str) -> tuple[str, float]:
+    """``"C:2"`` -> ``("C", 2.0)``."""
+    name, colon, told = item.partition(":")
+    try:
+        share = float(told) if colon else 1.0
+    except ValueError:
+        share = 0.0
+    if not 0 < share < float("inf"):
+        raise IrEnvError(f"combinations {item!r}: write {name}:2 for twice as likely")
+    return name, share
 
 
 def staged_combos(size: int) -> list[Combo]:

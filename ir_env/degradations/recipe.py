@@ -307,11 +307,8 @@ def _draw_low_resolution(rng, severity):
 
 
 def _low_resolution(image, parameters, rng, scene):
-    """MATLAB-style antialiased bicubic reduction (BasicSR's imresize), not enlarged again."""
-    from ir_env.compat import import_basicsr
-
-    import_basicsr()
-    from basicsr.utils.matlab_functions import imresize
+    """MATLAB-style antialiased bicubic reduction, not enlarged again."""
+    from ir_env.matlab_resize import imresize
 
     return _round(imresize(image / 255.0, parameters["scale"]) * 255.0)
 

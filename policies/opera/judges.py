@@ -15,6 +15,7 @@ from ir_env.plan_answer import PlanAnswer
 from ir_env.plan_reward import Judge
 from policies.remote import ChatEndpoint
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import need
 
 __all__ = ["SYSTEM", "endpoint_judge", "local_judge", "verdict"]
 
@@ -48,6 +49,7 @@ def local_judge(model: str, max_tokens: int = 8, batch: int = 16, device: str = 
     Raises:
         IrEnvError: it is not there, or has no chat template.
     """
+    need("transformers")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -20,6 +20,10 @@ from tool_actors.errors import IrEnvError
 OPTIONS = ("encoder", "encoder_options", "train_encoder", "hidden")
 
 
+COMBOS = "combos"
+"""In the metadata of a start: the combinations of degradations that its demonstrations have, separated by commas."""
+
+
 class PlanRLModule(TorchRLModule, TokenPolicy):
     """Writes a whole plan for each observation of ``ir_env/RestorationPlan-v0``.
 
@@ -38,6 +42,8 @@ class PlanRLModule(TorchRLModule, TokenPolicy):
         options = {key: value for key, value in dict(self.model_config).items() if key in OPTIONS}
         [max_plan] = space["history"].shape or ()
         self.network = PlanNetwork(len(tools) + 1, max_plan, tasks=tasks, tools=tools, **options)
+        self.start_combos: list[Any] | None = []
+        """That its start learned from; None if nobody knows."""
         if start := self.model_config.get("start"):
             self._begin_with(start)
 
@@ -51,8 +57,12 @@ class PlanRLModule(TorchRLModule, TokenPolicy):
         if not isinstance(other, PlanPlanner) or other.network.actions != self.network.actions:
             raise IrEnvError(f"model_config['start']: {run} holds no policy that writes plans of {self.network.actions - 1} tools")
         self.network.load_state_dict(other.network.state_dict())
+        dataset = other.env_config.get("dataset")
+        known = other.trained_combos is not None and isinstance(dataset, Mapping)
+        self.start_combos = [*(other.trained_combos or ()), dataset.get("combos", "A,B,C")] if known else None
 
     def _begin_with_file(self, path: Path) -> None:
+        from safetensors import safe_open
         from safetensors.torch import load_file
 
         try:
@@ -61,6 +71,9 @@ class PlanRLModule(TorchRLModule, TokenPolicy):
             raise IrEnvError(f"model_config['start']: {path} does not fit ({str(error).splitlines()[0]})") from error
         if unknown or any(not name.startswith("encoder.") for name in missing):
             raise IrEnvError(f"model_config['start']: {path} is no start of this planner: missing {missing[:3]}, unknown {unknown[:3]}")
+        with safe_open(path, "pt") as file:
+            combos = (file.metadata() or {}).get(COMBOS)
+        self.start_combos = [combos] if combos else None
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         return self._write(batch[Columns.OBS], 1.0)
@@ -81,4 +94,6 @@ class PlanRLModule(TorchRLModule, TokenPolicy):
 
     def planner(self, name: str, env_config: Mapping[str, Any]) -> PlanPlanner:
         """The most probable plan, as a planner."""
-        return PlanPlanner(self.network.eval(), View.of_space(self.observation_space), name, env_config)
+        planner = PlanPlanner(self.network.eval(), View.of_space(self.observation_space), name, env_config)
+        planner.trained_combos = self.start_combos
+        return planner

@@ -12,6 +12,7 @@ from ir_env.planner import Observation, Tried
 from policies.planners.perception import Perceive
 from policies.planners.rollback import BUDGET, EXPERIENCE, Node, RollbackPlanner, Search
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.extras import MissingExtraError
 
 __all__ = ["OFFLINE", "PROFILES", "Q_MOE", "FourKAgentPlanner", "Mixture", "Profile"]
 
@@ -142,7 +143,7 @@ def available(try_tools: Callable[..., list[Tried]], stop: int) -> Mixture:
     """:data:`Q_MOE` if the weights of its metrics are there, else :data:`OFFLINE`, and a warning."""
     try:
         try_tools([stop], list(Q_MOE.weights))
-    except MetricWeightsMissing as missing:
+    except (MetricWeightsMissing, MissingExtraError) as missing:
         logger.warning("4kagent judges by %s instead of Q-MoE: %s", ", ".join(OFFLINE.weights), missing)
         return OFFLINE
     return Q_MOE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,25 +23,26 @@ class RestoreAgentPlanner(Planner):
     the metrics, so super-resolution waits until nothing else gains; then the best of its tools is taken whatever it scores.
 
     Neither system has public code or weights. RestoreAgent's fine-tuned language model chooses the task and the tool, and looks again after
-    each; Q-Agent's perceives, and its order is greedy by quality, as here. Roll-back is that of one step: tools are tried, and taken if
-    they are kept, which leaves the same image as undoing them.
+    each (``again``); Q-Agent's perceives once, and its order is greedy by quality. Roll-back is that of one step: tools are tried, and
+    taken if they are kept, which leaves the same image as undoing them.
 
     Args:
         perceive: which tasks an image needs; by default the trained encoder tells. ``everything`` tries the whole toolbox at every step.
         metrics: that rank; none may need a reference.
+        again: perceive anew after every tool, as RestoreAgent does; otherwise once, the degraded image, as Q-Agent does.
     """
 
-    name = "restore_agent"
-
-    def __init__(self, perceive: Perceive | None = None, metrics: Sequence[str] = NO_REFERENCE_METRICS):
-        self.perceive, self.metrics = perceive or EncoderPerception(), tuple(metrics)
+    def __init__(self, perceive: Perceive | None = None, metrics: Sequence[str] = NO_REFERENCE_METRICS, again: bool = True):
+        self.perceive, self.metrics, self.again = perceive or EncoderPerception(), tuple(metrics), again
+        self.name = "restore_agent" if again else "q_agent"
 
     def plan(self, observation: Observation) -> int:
         actions = observation.actions
         if observation.try_tools is None:
             raise IrEnvError(f"{self.name} tries tools: give it observations that can, those of ir_env.planner.observation_of")
         done = {actions[index].task for index in observation.history if 0 <= index < actions.stop}
-        agenda = set(self.perceive(observation)) - done
+        seen = replace(observation, trajectory=(observation.image,)) if self.again else observation
+        agenda = set(self.perceive(seen)) - done
         tools = [index for index, each in enumerate(actions) if each.task in agenda and observation.action_mask[index]]
         for enlarging in (False, True):
             chosen = [index for index in tools if (actions[index].task == "super_resolve") == enlarging]

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ir_env.planner import Observation, Planner
-from tool_actors.errors import IrEnvError
 from tool_actors.weight_files import find_weights, read_state
 
 TOOLS = tuple(f"rl_restore.tool{number:02}" for number in range(1, 13))
@@ -54,30 +53,40 @@ class DRQN(nn.Module):
 
 
 class RLRestoreAgent(Planner):
-    """The published agent, greedy on its values: at most three tools of the toolbox ``rl_restore`` on a patch of 63 x 63 pixels."""
+    """The published agent, greedy on its values: at most three tools of the toolbox ``rl_restore``.
+
+    It learned on patches of 63 x 63 pixels. A larger image is cut into such patches, from the top left without overlap; each votes for an
+    action, and the image gets the one with the most votes, stop among them, as in the authors' code for large images. An image with a
+    shorter side gets nothing.
+    """
 
     name = "rl_restore agent"
     toolbox = "rl_restore"
+    env_config = {"quantize": "none", "max_steps": MAX_STEPS}
 
     def __init__(self):
         self.network = DRQN(read_state(find_weights("rl_restore/agent.safetensors"))).eval()
 
     @torch.no_grad()
     def plan(self, observation: Observation) -> int:
-        if observation.image.shape[:2] != (PATCH, PATCH):
-            raise IrEnvError(f"RL-Restore's agent acts on {PATCH}x{PATCH} patches; this image is {observation.image.shape[1::-1]}")
         tools = [observation.actions.name(index) for index in observation.history]
-        if len(tools) >= MAX_STEPS:
+        if len(tools) >= MAX_STEPS or min(observation.image.shape[:2]) < PATCH:
             return observation.actions.stop
-        memory = (torch.zeros(1, 50), torch.zeros(1, 50))
+        memory, values = None, torch.empty(0)
         for image, tool in zip(observation.trajectory, [None, *tools], strict=True):
-            last = torch.zeros(1, len(TOOLS))
+            patches = _patches(image)
+            last = torch.zeros(len(patches), len(TOOLS))
             if tool is not None:
-                last[0, TOOLS.index(tool)] = 1.0
-            exchanged = torch.from_numpy(image.transpose(2, 1, 0) / np.float32(255))[None]
-            values, memory = self.network(exchanged, last, memory)
-        best = int(values.argmax())
+                last[:, TOOLS.index(tool)] = 1.0
+            values, memory = self.network(patches, last, memory or (torch.zeros(len(patches), 50), torch.zeros(len(patches), 50)))
+        best = int(values.argmax(1).bincount(minlength=len(TOOLS) + 1).argmax())
         return observation.actions.stop if best == len(TOOLS) else observation.actions.index(TOOLS[best])
+
+
+def _patches(image: np.ndarray) -> Tensor:
+    """float32 (B, 3, 63, 63), rows and columns exchanged, of uint8 (H, W, 3)."""
+    exchanged = torch.from_numpy(image.transpose(2, 1, 0) / np.float32(255))
+    return exchanged.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
 
 
 def _pad_same(features: Tensor, kernel: int, stride: int) -> Tensor:

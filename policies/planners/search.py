@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ir_env.process import RestorationProcess
 from policies.memory import digest
 from tool_actors.errors import IrEnvError
 
-__all__ = ["PlanPerImage", "search_all", "search_beam"]
+__all__ = ["PlanPerImage", "SearchPlanner", "search_all", "search_beam"]
 
 Plan = tuple[int, ...]
 
@@ -26,8 +27,10 @@ class PlanPerImage(Planner):
     needs_reference = True
     plans_whole = True
 
-    def __init__(self, plans: Mapping[bytes, Plan], name: str):
+    def __init__(self, plans: Mapping[bytes, Plan], name: str, runs: Mapping[bytes, int] | None = None):
         self.plans, self.name = dict(plans), name
+        self.runs = dict(runs or {})
+        """Tools run to find the plan of an image, by the digest of its pixels."""
 
     def plan(self, observation: Observation) -> int:
         plan = self.plans.get(digest(observation.trajectory[0]))
@@ -35,6 +38,33 @@ class PlanPerImage(Planner):
             raise IrEnvError(f"{self.name} was made for other images than this one: search again on these")
         done = len(observation.history)
         return plan[done] if done < len(plan) else observation.actions.stop
+
+
+class SearchPlanner(Planner):
+    """A beam search as a policy of the benchmark, which makes it anew for the images at hand (:meth:`made_for`).
+
+    Args:
+        beam, max_length: see :func:`search_beam`.
+    """
+
+    needs_reference = True
+    plans_whole = True
+
+    def __init__(self, beam: int = 2, max_length: int = 3):
+        if beam < 1 or max_length < 1:
+            raise IrEnvError("a beam search keeps at least one plan, of at least one tool: write beam or beam:WIDTH:LENGTH")
+        self.name = f"beam search (width {beam}, length {max_length})"
+        self._search = partial(search_beam, beam=beam, max_length=max_length)
+
+    def made_for(self, process: RestorationProcess, episodes: Sequence[Episode]) -> PlanPerImage:
+        """The plans of fresh episodes; what the search runs counts as executions of them."""
+        found = self._search(process, episodes)
+        for episode in episodes:
+            episode.executions += found.runs[digest(episode.state.as_uint8())]
+        return found
+
+    def plan(self, observation: Observation) -> int:
+        raise IrEnvError(f"{self.name} looks at the clean image and plans for all images beforehand: only `ir-env bench` can ask it")
 
 
 def search_beam(
@@ -71,21 +101,24 @@ def search_all(
 
 def _search(process, episodes, name: str, progress: Callable[[], None], best: Callable[..., tuple[float, Plan]], *settings) -> PlanPerImage:
     plans: dict[bytes, Plan] = {}
+    runs: dict[bytes, int] = {}
     for episode in episodes:
         if episode.reference is None:
             raise IrEnvError(f"{name} compares with the clean image, and {episode.sample} has none; choose another policy")
         key = digest(episode.state.as_uint8())
         if key not in plans:
-            plans[key] = best(process, episode, *settings)[1]
+            ran: list[int] = []
+            plans[key] = best(process, episode, ran, *settings)[1]
+            runs[key] = sum(ran)
         progress()
-    return PlanPerImage(plans, name)
+    return PlanPerImage(plans, name, runs)
 
 
-def _beam(process: RestorationProcess, episode: Episode, max_length: int, beam: int) -> tuple[float, Plan]:
+def _beam(process: RestorationProcess, episode: Episode, ran: list[int], max_length: int, beam: int) -> tuple[float, Plan]:
     best: tuple[float, Plan] = (_gain(process, episode), ())
     front = [episode]
     for _ in range(max_length):
-        reached = _extended(process, front)
+        reached = _extended(process, front, ran)
         if not reached:
             break
         gains = np.array([_gain(process, each) for each in reached])
@@ -96,18 +129,20 @@ def _beam(process: RestorationProcess, episode: Episode, max_length: int, beam: 
     return best
 
 
-def _all(process: RestorationProcess, episode: Episode, max_length: int) -> tuple[float, Plan]:
+def _all(process: RestorationProcess, episode: Episode, ran: list[int], max_length: int) -> tuple[float, Plan]:
     best: tuple[float, Plan] = (_gain(process, episode), tuple(episode.applied))
-    for reached in _extended(process, [episode]) if max_length else []:
-        found = _all(process, reached, max_length - 1)
+    for reached in _extended(process, [episode], ran) if max_length else []:
+        found = _all(process, reached, ran, max_length - 1)
         if found[0] > best[0]:
             best = found
     return best
 
 
-def _extended(process: RestorationProcess, front: Sequence[Episode]) -> list[Episode]:
-    """Each of the episodes by every tool that it allows, in one batch; a tool that fails leads nowhere."""
+def _extended(process: RestorationProcess, front: Sequence[Episode], ran: list[int]) -> list[Episode]:
+    """Each of the episodes by every tool that it allows, in one batch; a tool that fails leads nowhere. ``ran`` gets the number
+    of tools."""
     moves = [(each, int(action)) for each in front if not each.done for action in np.flatnonzero(each.mask[:-1])]
+    ran.append(len(moves))
     reached = [each.fork() for each, _ in moves]
     process.step(reached, [action for _, action in moves])
     return [each for each in reached if not each.error]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ir_env.view import View
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.extras import need
 from tool_actors.tasks import DEGRADATIONS
 from tool_actors.weight_files import load_into
 
@@ -195,6 +196,7 @@ class FrozenCLIP(nn.Module):
 
     def __init__(self, model: str = "openai/clip-vit-base-patch32"):
         super().__init__()
+        need("transformers")
         from transformers import CLIPVisionModel
 
         try:

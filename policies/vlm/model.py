@@ -20,6 +20,7 @@ from torch import Tensor
 from policies.vlm.nano import NANO, build_nano
 from policies.vlm.pretrained import ModelError, add_lora, load_pretrained
 from policies.vlm.prompts import Messages, Prompter
+from tool_actors.extras import need
 
 MAX_TOKENS = 64
 """A call takes 20 to 40 tokens of Qwen's, and ten of nano's."""
@@ -86,6 +87,7 @@ class VisionLanguageModel:
         Raises:
             ModelError: it is not there, or not usable.
         """
+        need("transformers")
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
         if str(name) == NANO:
             if prompter is None:

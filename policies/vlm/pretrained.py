@@ -12,6 +12,7 @@ import torch
 from policies.vlm.nano import NANO
 from policies.vlm.shipped import SMALL, load_small
 from tool_actors.errors import IrEnvError
+from tool_actors.extras import need
 
 ADAPTER = "adapter_config.json"
 
@@ -33,6 +34,7 @@ def load_pretrained(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         if (folder / SMALL).is_file():
             return load_small(folder, dtype), processor
         if (folder / ADAPTER).is_file():
+            need("peft")
             from peft import PeftModel
 
             base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
@@ -63,6 +65,7 @@ def _hub_answers() -> bool:
 
 def add_lora(model: Any, settings: Mapping[str, Any], seed: int) -> Any:
     """The model within a new adapter of peft, in float32 whatever the model's own type: small steps would be lost in bfloat16."""
+    need("peft")
     from peft import LoraConfig, get_peft_model
 
     # with dropout, the first importance ratio of reinforcement learning would not be 1

@@ -19,6 +19,7 @@ from experiments.benchmark.sets import (
     TestSet,
     UnseenError,
     check_unseen,
+    reordered_share,
     seen_share,
     spread,
     synthesised,
@@ -26,11 +27,12 @@ from experiments.benchmark.sets import (
     without_seen,
 )
 from experiments.benchmark.statistics import Resampler, completed, differences, holm, summarise
-from experiments.benchmark.tables import blocks_of, to_latex, to_markdown
+from experiments.benchmark.tables import against_block, blocks_of, regret_block, to_latex, to_markdown
 from experiments.benchmark.tool_use import effects, lengths, orders, task_counts
 from ir_env import NothingPlanner
-from ir_env.datasets import Sample
+from ir_env.datasets import Sample, SynthesisedDataset
 from ir_env.degradations import GROUPS
+from ir_env.degradations.combos import parse_combos
 from ir_env.evaluation import bootstrap, sign_flips, start_heldout
 from ir_env.images import save_image
 from ir_env.process import RestorationProcess
@@ -45,6 +47,10 @@ class Mine(Planner):
 
     def plan(self, observation):
         return observation.actions.stop if len(observation.history) > 1 else observation.actions.index("tv.denoise")
+
+
+class Seen(Mine):
+    trained_combos = ["A", "noise+rain"]
 
 
 class Bad(Planner):
@@ -88,6 +94,22 @@ def test_gain_regret_and_normalised_by_hand():
     assert gain["mean"] == -0.375 and gain["p"] == 1.0 and gain["p_holm"] == 1.0 and gain["interval"] == [-1.25, 0.5]
 
 
+def test_regret_by_set_and_policies_set_against_one():
+    runs = [row("cheap", "x", 20.0, 24.0, [1.0, 2.0], ["p"]), row("cheap", "y", 20.0, 24.0, [1.0, 3.0], ["p"], test="B")]
+    runs += [row("dear", "x", 20.0, 22.0, [1.0, 1.5], executions=4), row("dear", "y", 20.0, 23.0, [1.0, 2.0], executions=4, test="B")]
+    sets = [{"name": name, "has_reference": True} for name in "AB"]
+    whole = completed(runs)
+    rows = summarise(whole, sets, ["psnr"])
+    block = regret_block(rows)
+    assert block.heads == ("policy", "A", "B", "all")
+    assert block.rows == (("cheap", "0.00", "0.00", "0.00"), ("dear", "0.50", "1.00", "0.75")) and block.bold == {(0, 1), (0, 2), (0, 3)}
+    told = {"rows": rows, "differences": differences(whole, sets, ["psnr"])}
+    # all degraded images have 20 dB, so nothing is normalised
+    assert against_block(told, ["dear"]).rows == (("cheap", "dear", "+0.00 [+0.00, +0.00]", "1", "+0.75 [+0.50, +1.00]", "25%"),)
+    [back] = against_block(told, ["cheap"]).rows
+    assert back[4:] == ("-0.75 [-1.00, -0.50]", "400%"), "whichever comes first in the table"
+
+
 def test_sets_without_clean_images_stay_out_of_the_means_overall():
     whole = completed([row("a", "x", 20.0, 24.0, [1.0, 2.0]), row("a", "z", 30.0, 10.0, [1.0, 0.0], test="real", combination="")])
     told = summarise(whole, SETS, ["psnr"])
@@ -129,11 +151,18 @@ def test_tool_use_by_hand():
 # -- sets ----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_out_of_domain_sets_are_of_no_group():
+def test_out_of_domain_sets_are_of_no_group_and_no_named_training_draws_them():
     groups = {frozenset(combo) for group in "ABC" for combo in GROUPS[group]}
-    assert [len(OUT_OF_DOMAIN[name]) for name in ("D2", "D35")] == [16, 16]
+    assert [len(OUT_OF_DOMAIN[name]) for name in ("D2", "D35")] == [12, 16]
     assert {len(combo) for combo in OUT_OF_DOMAIN["D2"]} == {2} and {len(combo) for combo in OUT_OF_DOMAIN["D35"]} == {3, 4, 5}
-    assert not groups & {frozenset(combo) for combos in OUT_OF_DOMAIN.values() for combo in combos}
+    combos = {combo for own in OUT_OF_DOMAIN.values() for combo in own}
+    assert not groups & set(map(frozenset, combos))
+    for spec in ("random:1:1:1", "opera:1:1:1", "A,B,C,single"):
+        assert not combos & set(parse_combos(spec).entries), spec
+    dataset = SynthesisedDataset(crop_size=64, combos=combos)
+    for combo in combos:
+        side = 16 if "low_resolution" in combo else 64
+        assert dataset.load(Sample("chelsea", combo, (0, 0, 64, 64))).degraded.shape == (side, side, 3)
 
 
 def test_what_a_training_saw_is_not_unseen():
@@ -141,25 +170,31 @@ def test_what_a_training_saw_is_not_unseen():
     assert trained_combos(planner) == set(), "it was not trained"
     planner.env_config = {"dataset": {"photos": "builtin", "combos": "A,jpeg+rain"}}
     seen = trained_combos(planner)
-    assert frozenset(("rain", "jpeg")) in seen and len(seen) == 9
+    assert ("jpeg", "rain") in seen and len(seen) == 9
     test = TestSet("D2", {}, unseen=OUT_OF_DOMAIN["D2"])
-    check_unseen([test], {"nothing": set(), "groups": {frozenset(combo) for combo in GROUPS["A"]}})
-    with pytest.raises(UnseenError, match=r"D2 is not unseen: the training of 'mine' saw rain\+jpeg\. Leave out.*--seen drop"):
+    check_unseen([test], {"nothing": set(), "groups": set(GROUPS["A"]), "another order": {("rain", "jpeg")}})
+    with pytest.raises(UnseenError, match=r"D2 is not unseen: the training of 'mine' saw jpeg\+rain\. Leave out.*--seen drop"):
         check_unseen([test], {"mine": seen})
-    assert seen_share(test, seen) == 1 / 16 and seen_share(test, None) is None
+    assert seen_share(test, seen) == 1 / 12 and seen_share(test, None) is None
+    assert reordered_share(test, {("rain", "jpeg"), ("rain", "noise"), ("noise", "rain")}) == 1 / 12 and reordered_share(test, None) is None
     left = without_seen(["A", "D2"], {"mine": seen, "unknown": None})
-    assert list(left) == ["D2"] and len(left["D2"]) == 15 and ("rain", "jpeg") not in left["D2"]
-    planner.env_config = {"dataset": {"photos": "builtin", "combos": "random:1:2"}}
+    assert list(left) == ["D2"] and len(left["D2"]) == 11 and ("jpeg", "rain") not in left["D2"]
+    planner.env_config = {"dataset": {"photos": "builtin", "combos": OUT_OF_DOMAIN["D2"]}}
     with pytest.raises(UnseenError, match="saw every combination of D2"):
         without_seen(["D2"], {"mine": trained_combos(planner)})
     planner.env_config, planner.trained_combos = {}, None
     assert trained_combos(planner) is None
 
 
-def test_the_shipped_policy_says_what_it_learned_from():
-    seen = trained_combos(policy_at("simplecall"))
-    assert {frozenset(combo) for combo in GROUPS["A"]} <= seen and frozenset(("rain", "noise")) in seen, "its encoder, too"
-    assert max(map(len, seen)) == 3
+@pytest.mark.parametrize("name", ["simplecall", "tir_agent", "mair", "agenticir", "all_in_one"])
+def test_the_shipped_policies_say_what_they_learned_from_and_it_is_not_the_out_of_domain_sets(name):
+    seen = trained_combos(policy_at(name))
+    assert {("rain", "haze"), ("haze",)} <= seen and max(map(len, seen)) == 3
+    sets = [TestSet(name, {}, unseen=combos) for name, combos in OUT_OF_DOMAIN.items()]
+    check_unseen(sets, {name: seen})
+    # of D35 six combinations of three; the all-in-one network learned from few combinations
+    told = [reordered_share(test, seen) for test in sets]
+    assert told == ([0, 0] if name == "all_in_one" else [1, 6 / 16])
 
 
 def test_images_are_those_of_the_other_tables(tmp_path, photo):
@@ -269,7 +304,8 @@ def test_what_goes_wrong_with_one_policy_leaves_the_others(ran, command, tmp_pat
     [
         (["--policy", "nothing"], "two policies are named nothing"),
         (["--policy", "=nothing"], "write NAME=POLICY"),
-        (["--policy", "seen=simplecall"], "the training of 'seen' saw"),
+        (["--policy", "seen=mine.py:Seen"], "the training of 'seen' saw noise+rain"),
+        (["--against", "mime"], "did you mean 'mine'"),
         (["--policy", "x=mine.py:Nobody"], "no ir_env.Planner"),
         (["--policy", "x=absent.py:Mine"], "cannot be imported"),
         (["--metrics", "psnr,pique"], "did you mean 'piqe'"),
@@ -343,6 +379,7 @@ def test_the_report_stands_alone(report):
     for word in ('name="viewport"', "prefers-color-scheme: dark", "clip-path", 'type="range"', "Learning curves", "default-src 'none'"):
         assert word in text
     gallery = json.loads(re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)[1])
+    assert gallery["policy"] in ("nothing", "a|b <i>&_", "mine")
     assert len(gallery["images"]) == 3 and all(picture.startswith("data:image/webp;base64,") for picture in gallery["pictures"])
     for image in gallery["images"]:
         assert [each["policy"] for each in image["trajectories"]] == ["nothing", "a|b <i>&_", "mine"]

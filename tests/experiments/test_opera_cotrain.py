@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.opera import chain_memory, cotrain, tool_behaviour
+from experiments.opera import chain_memory, cotrain, interpolate, tool_behaviour
 from experiments.opera.crops import PlannedCrops, single_part
 from experiments.opera.executed import compare_by_group
 from experiments.opera.plans import Planned, make_plans, split_by_photograph
@@ -177,6 +177,23 @@ def test_what_tools_do_by_themselves(learned, photos, tmp_path, monkeypatch):
     assert told["summary"]["misuse"]["psnr"]["difference"] != 0
     with pytest.raises(IrEnvError, match="no tool of learned has other weights"):
         tool_behaviour.main(["--photos", photos, "--toolbox", "learned", "--before", "learned"])
+
+
+def test_tools_halfway_between_two_toolboxes(learned, tmp_path):
+    after = learned / "toolbox" / "toolbox.yaml"
+    assert interpolate.main(["--before", "learned", "--after", str(after), "--out", str(tmp_path / "half")]) == 0
+    toolboxes = load_toolbox("learned"), load_toolbox(after), load_toolbox(tmp_path / "half" / "toolbox.yaml")
+    assert toolboxes[2].names == toolboxes[0].names
+    for name in toolboxes[0].names:
+        first, last, half = (torch.cat([weight.flatten() for weight in each[name].module.parameters()]) for each in toolboxes)
+        # written in half precision
+        assert torch.allclose(half, (first + last) / 2, rtol=1e-3, atol=1e-6)
+        if name == "noise.gaussian25":
+            assert not torch.equal(first, last)
+    with pytest.raises(IrEnvError, match="no network of learned has other weights"):
+        interpolate.main(["--before", "learned", "--after", "learned", "--out", str(tmp_path / "same")])
+    with pytest.raises(IrEnvError, match="--share is from more than 0 to 1"):
+        interpolate.main(["--after", str(after), "--share", "1.5"])
 
 
 def test_memory_grows_with_the_chain_and_less_with_checkpointing():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.benchmark.sets import trained_combos
 from experiments.opera import alternate, clone, curves
 from experiments.opera.behaviour import Planned, behaviour
 from experiments.opera.table import METRICS, PAPER, group_differences, group_means, group_of
@@ -117,6 +118,8 @@ def test_a_start_imitates_demonstrations(tmp_path, photo):
     assert not any(name.startswith("encoder.") for name in load_file(out))
     pairs = [["denoise", "tv.denoise"], ["dehaze", "dcp.strong"]]
     module = make_module(pairs, {"start": str(out)})
+    planner = module.planner("mine", {"dataset": {"combos": "jpeg"}})
+    assert trained_combos(planner) >= {("noise",), ("jpeg",)}, "of the demonstrations, and of the training"
     assert torch.equal(module.network.actor.bias, load_file(out)["actor.bias"])
     with pytest.raises(IrEnvError, match=r"does not fit|is no start"):
         make_module([*pairs, ["derain", "guided.derain"]], {"start": str(out)})

@@ -233,6 +233,60 @@ def test_how_many_processes_there_are(monkeypatch):
     assert restore._workers(8, jobs, "nothing", {}) == 6
 
 
+# -- several images in a file, and what is no file -----------------------------------------------------------------------------------
+
+
+def test_an_animation_moves_after_its_restoration_and_all_pages_are_restored(crop, capsys):
+    frames = [Image.fromarray(np.roll(crop, shift, 1)) for shift in (0, 8, 16)]
+    frames[0].save("a.gif", save_all=True, append_images=frames[1:], duration=[40, 80, 200], loop=0)
+    frames[0].save("b.tif", save_all=True, append_images=frames[1:])
+    assert main(["restore", "a.gif", "b.tif", *BRIGHTEN, "-o", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 frames (as the first)" in printed and "3 pages (gamma.brighten; gamma.brighten; gamma.brighten)" in printed
+    with Image.open("out/a_restored.png") as moving, Image.open("out/b_restored.tif") as pages:
+        assert moving.n_frames == pages.n_frames == 3
+        assert moving.info["duration"] == 40 and np.asarray(pages).mean() > crop.mean() + 5
+        pages.seek(2)
+        assert np.array_equal(np.asarray(pages)[:, 16:], np.asarray(Image.open("out/b_restored.tif"))[:, :-16])
+    assert main(["restore", "a.gif", *BRIGHTEN, "-o", "first", "--frames=first"]) == 0
+    assert getattr(Image.open("first/a_restored.png"), "n_frames", 1) == 1 and "this is the first" in capsys.readouterr().out
+
+
+def test_a_pipe_is_named_and_not_waited_for(crop, capsys):
+    save_image("a.png", crop)
+    os.mkfifo("pipe.png")
+    assert main(["restore", ".", *BRIGHTEN]) == 2
+    output = capsys.readouterr()
+    assert "error: pipe.png: no regular file" in output.err and "1 restored, 1 failed" in output.err
+
+
+# -- strength and precision ----------------------------------------------------------------------------------------------------------
+
+
+def test_strength_mixes_what_a_tool_made_with_the_image(photo):
+    from policies import restore
+
+    whole, half, nothing = (restore(photo, "fixed:gamma.brighten", strength=strength).array for strength in (1.0, 0.5, 0.0))
+    assert np.array_equal(nothing, photo) and np.abs(half.astype(float) - (whole.astype(float) + photo) / 2).max() <= 1
+    small = photo[:40, :48]
+    enlarged = [restore(small, "fixed:x4.edge", strength=strength).array for strength in (1.0, 0.5)]
+    assert np.array_equal(*enlarged), "what enlarges has no strength"
+    with pytest.raises(IrEnvError, match="strength must be 0 to 1"):
+        restore(photo, "nothing", strength=1.5)
+
+
+def test_bf16_is_near_and_fp16_on_a_cpu_is_refused_with_the_reason(crop):
+    from policies import Restorer
+
+    exact, near = (Restorer("fixed:noise.gaussian25", precision=name, device="cpu") for name in ("fp32", "bf16"))
+    difference = np.abs(exact(crop).pixels.astype(int) - near(crop).pixels)
+    assert 0 < difference.max() <= 6
+    tools = [restorer.process.executor.toolbox["noise.gaussian25"].spec.fingerprint for restorer in (exact, near)]
+    assert tools[0] != tools[1], "a cache must tell them apart"
+    with pytest.raises(IrEnvError, match="fp16 is slower than fp32 on a CPU: give --precision bf16"):
+        Restorer("nothing", precision="fp16", device="cpu")
+
+
 # -- from Python ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ def test_a_run_shows_how_it_goes_and_ends_with_a_table(trained):
     for words in (*rows, "held-out images"):
         assert words in said
     table = json.loads((trained.folder / "heldout.json").read_text())
-    assert [row["policy"].partition(":")[0] for row in table["rows"]] and len(table["rows"]) == len(rows) and "pyiqa" in table["note"]
+    assert [row["policy"].partition(":")[0] for row in table["rows"]] and len(table["rows"]) == len(rows) and "(ir_env 0" in table["note"]
     [trial] = [path for path in trained.folder.iterdir() if path.is_dir()]
     events = b"".join(path.read_bytes() for path in trial.glob("events.*"))
     assert b"heldout" in events and b"quality/psnry" in events, "curves and pictures are in TensorBoard"

@@ -4,7 +4,16 @@ import sys
 import numpy as np
 import pytest
 
-from ir_env.datasets import BuiltinPhotos, CDD11Dataset, FolderPhotos, MiO100Dataset, RealPhotos, Sample, SynthesisedDataset, load_dataset
+from ir_env.datasets import (
+    BuiltinPhotos,
+    CDD11Dataset,
+    FolderPhotos,
+    MiO100Dataset,
+    RealPhotos,
+    Sample,
+    SynthesisedDataset,
+    load_dataset,
+)
 from ir_env.datasets.base import fixed_samples
 from ir_env.degradations import GROUPS
 from ir_env.images import save_image
@@ -166,3 +175,23 @@ def test_real_photographs_have_no_reference(tmp_path, crop):
     assert pair.reference is None and np.array_equal(pair.degraded, crop)
     save_image(tmp_path / "JPEGImages" / "c.png", crop)
     assert [sample.photo for sample in RealPhotos(tmp_path).samples] == ["c"], "RTTS keeps its photographs there"
+
+
+def test_pairs_of_two_folders(tmp_path, crop):
+    for folder, names in {"mild_in": "12", "mild_gt": "23", "severe_in": "1", "severe_gt": "1"}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            save_image(tmp_path / folder / f"{name}.png", 255 - crop if folder.endswith("_gt") else crop)
+    dataset = load_dataset({"pairs": tmp_path})
+    assert [sample.photo for sample in dataset.samples] == ["mild/2", "severe/1"], "what has no partner is left out"
+    pair = dataset.load(dataset.samples[0])
+    assert (pair.degraded == crop).all() and (pair.reference == 255 - crop).all()
+    assert [sample.photo for sample in load_dataset({"pairs": tmp_path, "name": "severe"}).samples] == ["1"]
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        dataset.load(Sample("mild/1", ()))
+    with pytest.raises(IrEnvError, match="put degraded images into NAME_in"):
+        load_dataset({"pairs": tmp_path / "mild_in"})
+    (tmp_path / "severe_gt" / "1.png").unlink()
+    save_image(tmp_path / "severe_gt" / "2.png", crop)
+    with pytest.raises(IrEnvError, match="no image of severe_in"):
+        load_dataset({"pairs": tmp_path, "name": "severe"})

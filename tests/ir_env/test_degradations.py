@@ -22,6 +22,7 @@ from ir_env.degradations import (
 )
 from ir_env.degradations.combos import ALIASES
 from ir_env.degradations.recipe import Scene
+from ir_env.matlab_resize import imresize as own_imresize
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 from tool_actors.toolbox import ToolSpec
@@ -171,10 +172,7 @@ def test_gaussian_noise_has_the_stated_sigma():
     assert (noisy.astype(float) - 128).std() == pytest.approx(30.0, rel=0.02)
 
 
-def test_poisson_noise_follows_basicsr(photo):
-    from ir_env.compat import import_basicsr
-
-    import_basicsr()
+def test_poisson_noise_follows_basicsr(photo, basicsr):
     import torch
     from basicsr.data.degradations import add_poisson_noise_pt
 
@@ -185,14 +183,14 @@ def test_poisson_noise_follows_basicsr(photo):
     assert ours.std() == pytest.approx(theirs, rel=0.03)
 
 
-def test_low_resolution_is_basicsrs_matlab_resize(photo):
-    from ir_env.compat import import_basicsr
-
-    import_basicsr()
+def test_low_resolution_is_basicsrs_matlab_resize(photo, basicsr):
     from basicsr.utils.matlab_functions import imresize
 
     expected = np.clip(np.rint(imresize(photo / 255.0, 0.25) * 255), 0, 255).astype(np.uint8)
     assert np.array_equal(degrade(photo, "low_resolution", 0).image, expected)
+    for shape, scale in (((37, 50), 0.5), ((64, 65), 4), ((31, 90), 1 / 3)):
+        part = photo[: shape[0], : shape[1]] / 255.0
+        assert np.array_equal(own_imresize(part, scale), imresize(part, scale))
 
 
 def test_motion_blur_equals_shifted_sums(crop):
@@ -265,6 +263,8 @@ def test_groups_are_the_published_ones():
     assert parse_combo("dark+defocus blur+jpeg compression artifact") == ("low_light", "defocus_blur", "jpeg")
     assert len(parse_combos("A,B,C").entries) == 16
     assert parse_combos("single,rain+haze").entries[-1] == ("rain", "haze")
+    likelier = parse_combos("A,C:2,rain+noise:0.5")
+    assert likelier.weights == pytest.approx([1 / 16.5] * 8 + [2 / 16.5] * 4 + [0.5 / 16.5])
 
 
 def test_random_combinations_keep_the_ratio():
@@ -276,7 +276,7 @@ def test_random_combinations_keep_the_ratio():
     assert all(list(combo) == sorted(combo, key=ORDER.index) for combo in combos.entries)
 
 
-@pytest.mark.parametrize("text", ["rian+haze", "D", "rain+rain", "", "random:x", "random:0:0", "rain++haze"])
+@pytest.mark.parametrize("text", ["rian+haze", "D", "rain+rain", "", "random:x", "random:0:0", "rain++haze", "A:0", "A:x", "rain+haze:"])
 def test_bad_combinations_are_refused(text):
     with pytest.raises(IrEnvError):
         parse_combos(text)

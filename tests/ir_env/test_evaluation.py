@@ -151,7 +151,7 @@ def test_the_rendered_table_names_its_conventions(table):
     console = Console(width=160, record=True)
     console.print(table.render(more={"formed": lambda row: "[all]"}))
     text = " ".join(console.export_text().split())
-    for words in ("12 images of 3 photographs", "too few to trust", "mine less nothing, reward: +", "pyiqa", "seed 20000", "[all]"):
+    for words in ("12 images of 3 photographs", "too few to trust", "mine less nothing, reward: +", "ir_env 0", "seed 20000", "[all]"):
         assert words in text
 
 

@@ -249,3 +249,26 @@ def test_arrays_that_are_no_images_are_named():
     ):
         with pytest.raises(ImageError, match=told):
             photograph_of(array)
+
+
+def test_tags_of_an_8_bit_tiff_stay_and_broken_exif_loses_the_exif_alone(crop):
+    exif = Image.Exif()
+    exif[271] = "TestCam"
+    Image.fromarray(crop).save("a.tif", exif=exif)
+    again("a.tif", "b.jpg")
+    assert exif_of("b.jpg")[271] == "TestCam"
+    for name in ("c.jpg", "c.png", "c.webp"):
+        Image.fromarray(crop).save(name, exif=b"Exif\0\0" + b"nonsense" * 20)
+        photograph = read_photograph(name)
+        assert photograph.pixels.shape == crop.shape and photograph.notes == ("its EXIF cannot be read",), name
+
+
+def test_floats_of_16_bits_and_an_empty_file():
+    import tifffile
+
+    values = RANDOM.random((24, 32)).astype(np.float16)
+    tifffile.imwrite("a.tif", values)
+    assert np.array_equal(read_photograph("a.tif").pixels[..., 0], values.astype(np.float32))
+    open("b.jpg", "w").close()
+    with pytest.raises(ImageError, match=r"b\.jpg: the file is empty"):
+        read_photograph("b.jpg")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from ir_env.compat import import_basicsr
 from ir_env.degradations import degrade
 from ir_env.metrics import DEFAULT_METRICS, METRICS, Metric, MetricError, MetricSuite, MetricWeightsMissing, _resize
 from ir_env.metrics import _to_tensor as to_tensor
 from ir_env.observation import inform
 from ir_env.process import RestorationProcess
 from tool_actors.errors import UnknownNameError
+from tool_actors.extras import MissingExtraError
 
 
 @pytest.fixture
@@ -58,8 +58,7 @@ def test_the_fields_numbers():
     assert told["ssim_yiq"] == pytest.approx(independent((distorted, clean), "yiq")[1], abs=1e-5)
 
 
-def test_psnry_is_basicsrs(pair):
-    import_basicsr()
+def test_psnry_is_basicsrs(pair, basicsr):
     from basicsr.metrics.psnr_ssim import calculate_psnr
 
     noisy, clean = pair
@@ -105,13 +104,29 @@ def starry():
 
 @pytest.mark.parametrize("shape", [(192, 192), (300, 389)])
 @pytest.mark.parametrize("combo", ["noise", "motion_blur", "haze+jpeg"])
-def test_niqe_is_basicsrs(photo, shape, combo):
-    import_basicsr()
+def test_niqe_is_basicsrs(photo, shape, combo, basicsr):
     from basicsr.metrics.niqe import calculate_niqe
 
     image = degrade(photo[: shape[0], : shape[1]], combo, 3).image
     # a shape of the table's next entry, .001 apart, is as near now and then
     assert MetricSuite(["niqe"]).score([image], [None])[0, 0] == pytest.approx(calculate_niqe(image[..., ::-1], crop_border=0), rel=5e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (101, 145), (300, 389)])
+@pytest.mark.parametrize("combo", ["noise", "low_light", "haze+jpeg", "low_resolution"])
+def test_piqe_is_pyiqas(photo, shape, combo):
+    from pyiqa.archs.piqe_arch import piqe
+
+    image = degrade(photo[: shape[0] * 4, : shape[1] * 4] if combo == "low_resolution" else photo[: shape[0], : shape[1]], combo, 3).image
+    theirs = piqe(to_tensor([image], "cpu"))[0].item()
+    assert MetricSuite(["piqe"]).score([image], [None])[0, 0] == pytest.approx(theirs, abs=1e-3)
+
+
+def test_what_needs_pyiqa_names_the_extra(crop, monkeypatch):
+    monkeypatch.setattr("tool_actors.extras.find_spec", lambda name: None)
+    assert np.isfinite(MetricSuite(DEFAULT_METRICS).score([crop], [crop])).all()
+    with pytest.raises(MissingExtraError, match=r"pip install 'ir-env\[metrics\]'"):
+        MetricSuite(["gmsd"]).score([crop], [crop])
 
 
 def test_what_has_no_value_is_nan_then_its_worst_and_counted():
@@ -203,8 +218,7 @@ def test_batches_equal_single_images_and_keep_order(photo):
         assert together[index] == pytest.approx(alone, abs=2e-4)
 
 
-def test_a_quarter_size_image_is_enlarged_as_matlab_does(crop):
-    import_basicsr()
+def test_a_quarter_size_image_is_enlarged_as_matlab_does(crop, basicsr):
     from basicsr.utils.matlab_functions import imresize
 
     small = np.clip(np.rint(imresize(crop / 255.0, 0.25) * 255), 0, 255).astype(np.uint8)
@@ -269,11 +283,3 @@ def test_absent_weights_are_named_with_the_place_where_they_are_looked_for(crop,
     assert (
         "'lpips'" in message and str(tmp_path) in message and "alexnet" in message and "no route to host" in message and "psnry" in message
     )
-
-
-def test_the_shim_makes_basicsr_importable():
-    import_basicsr()
-    assert sys.modules["basicsr"].__name__ == "basicsr"
-    from basicsr.data.degradations import rgb_to_grayscale
-
-    assert callable(rgb_to_grayscale)

@@ -285,6 +285,17 @@ def test_the_best_tool_is_taken_while_one_gains():
     assert followed(RestoreAgentPlanner(lambda observation: ("dehaze",)), world) == ()
 
 
+def test_restore_agent_looks_again_after_a_tool_and_q_agent_does_not():
+    gaining = World(quality=lambda plan: float(len(plan)))
+
+    def perceive(observation):
+        return ("dehaze",) if plan_of(observation.trajectory[0]) else ("denoise",)
+
+    agents = [RestoreAgentPlanner(perceive, again=again) for again in (True, False)]
+    assert [agent.name for agent in agents] == ["restore_agent", "q_agent"]
+    assert [len(followed(agent, gaining)) for agent in agents] == [2, 1]
+
+
 def test_no_metric_prevails_by_its_unit():
     image = np.zeros((8, 8, 3), np.uint8)
     told = [(5.0, 60.0), (4.0, 59.0), (3.0, 61.0)]
@@ -318,7 +329,7 @@ TOOLS = ["tv.denoise", "nlm.strong", "dcp.strong", "gamma.brighten", "bicubic.x4
 DATA = {"split": "heldout", "crop_size": 64, "combos": "noise,haze,low_light"}
 
 
-@pytest.mark.parametrize("name", ["agenticir", "4kagent", "restore_agent", "mair"])
+@pytest.mark.parametrize("name", ["agenticir", "4kagent", "restore_agent", "q_agent", "mair"])
 def test_photographs_without_a_reference(name, photo, monkeypatch):
     monkeypatch.setattr("policies.planners.four_k_agent.available", lambda *arguments: OFFLINE)
     process = RestorationProcess(toolbox=TOOLS, metrics=["piqe"], reward_weights={"piqe": 1.0}, cache_bytes=0, low_resolution_below=64)
@@ -363,6 +374,20 @@ def test_the_searches_are_upper_bounds(process):
     assert (gains(search_beam(process, episodes, 6, 1)) >= greedy - 1e-4).all()
     with pytest.raises(IrEnvError, match="other images"):
         run_all(process, search_all(process, episodes[:1], 1), process.start(fixed_samples(process.dataset, 3, 5)))
+
+
+def test_a_search_as_a_policy_counts_what_it_ran(process):
+    planner, episodes = load_policy("beam:2:2"), process.start(fixed_samples(process.dataset, 2, 1))
+    assert planner.needs_reference and planner.name == "beam search (width 2, length 2)"
+    made = planner.made_for(process, episodes)
+    run_all(process, made, episodes)
+    # four tools, as the crop is too large to be enlarged; four behind each of the two best plans; and the plan itself
+    assert all(0 < len(episode.applied) <= 2 and episode.executions == 4 + 2 * 4 + len(episode.applied) for episode in episodes)
+    with pytest.raises(IrEnvError, match="only `ir-env bench` can ask it"):
+        run_all(process, planner, process.start(fixed_samples(process.dataset, 1, 1)))
+    for wrong in ("beam:0:2", "beam:two", "beam:1:2:3"):
+        with pytest.raises(IrEnvError, match="beam"):
+            load_policy(wrong)
 
 
 def test_a_search_is_a_contender_and_needs_a_reference(process, crop):

@@ -160,6 +160,19 @@ def test_policies_by_name(process):
         rewards(process, load_policy("fixed:tv.denoize"))
 
 
+def test_an_all_in_one_network_is_a_plan_of_one_tool(crop):
+    planner = load_policy("all_in_one")
+    process = RestorationProcess(toolbox=planner.toolbox, metrics=["piqe"], reward_weights={"piqe": 1.0})
+    episode = process.start_image(crop)
+    run_all(process, planner, [episode])
+    assert [process.actions.name(action) for action in episode.history] == ["allinone.small", "stop"]
+    assert planner.trained_combos and "rain+haze" in planner.trained_combos[0]
+    with pytest.raises(IrEnvError, match="instruction"):
+        load_policy("all_in_one:instructir.seven")
+    with pytest.raises(IrEnvError, match=r"write fixed:tv\.denoise"):
+        load_policy("all_in_one:tv.denoise")
+
+
 @pytest.mark.parametrize("name", ["simplecall", "tir_agent"])
 def test_the_policies_that_come_with_the_project_restore_what_they_were_not_trained_on(name):
     planner = load_policy(name)

@@ -186,6 +186,39 @@ def test_the_rate_rises_with_a_tools_updates_and_decays(toolbox, part):
     assert rates([0.0, 0.5, 1.0]) == pytest.approx([1, 1, 1])
 
 
+def test_what_is_kept_is_the_running_mean_of_the_weights(toolbox, part):
+    """Without averaging the weights themselves; an interrupted training has the same mean."""
+    trainer, second = (CoTraining(toolbox, _loss(), Settings(epochs=1, lr=1e-3, average=0.75)) for _ in range(2))
+    weights = lambda: next(trainer.tools["motion.short"].module.parameters()).detach().clone()  # noqa: E731
+    seen = []
+    for _ in range(3):
+        trainer.step([part], 1)
+        seen.append(weights())
+    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    assert torch.allclose(next(trainer.trained()["motion.short"].parameters()), expected, atol=1e-7)
+    second.load_state_dict(pickle.loads(pickle.dumps(trainer.state_dict())))
+    for one, other in zip(trainer.trained()["motion.short"].parameters(), second.trained()["motion.short"].parameters(), strict=True):
+        assert torch.equal(one, other)
+    plain = _learn(toolbox, part)
+    assert torch.equal(next(plain.trained()["motion.short"].parameters()), next(plain.tools["motion.short"].module.parameters()))
+
+
+def test_relative_losses_weigh_by_what_they_are(toolbox, part):
+    """A loss three times as large has three times the gradient, and the same if it counts by its logarithm."""
+
+    def norm(scale, **settings):
+        loss = RestorationLoss({"l1": lambda x, y: scale * l1_loss(x, y)}, {"l1": 1.0})
+        trainer = CoTraining(toolbox, loss, Settings(epochs=1, max_norm=1e9, **settings))
+        told = trainer.step([part], 1)
+        gradients = [weight.grad.norm() for weight in trainer.tools["motion.short"].module.parameters()]
+        return torch.stack(gradients).norm().item(), told["loss"]
+
+    one, value = norm(1.0)
+    assert norm(3.0)[0] == pytest.approx(3 * one, rel=1e-3)
+    assert norm(1.0, relative=True)[0] == pytest.approx(one / value, rel=1e-2)
+    assert norm(3.0, relative=True)[0] == pytest.approx(one / value, rel=1e-2)
+
+
 def test_parts_of_a_batch_weigh_as_many_as_they_are(toolbox, part):
     three = Part(part.plan, part.degraded.repeat(3, 1, 1, 1), part.clean.repeat(3, 1, 1, 1))
     other = Part(("motion.short",), part.clean, part.clean)
@@ -208,6 +241,8 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(toolbox, part):
 def test_wrong_settings_are_named(toolbox, part):
     with pytest.raises(UnknownNameError, match="did you mean 'stop'"):
         Settings(classical="stopp")
+    with pytest.raises(IrEnvError, match="average is a share"):
+        Settings(average=1)
     with pytest.raises(IrEnvError, match="no tool that can learn"):
         CoTraining(load_toolbox(["tv.denoise"]), _loss())
     with pytest.raises(UnknownNameError, match=r"tool of a plan 'haze\.thik'.*Known"):
@@ -247,7 +282,7 @@ def test_what_is_loaded_is_what_was_trained(written, part):
     new = load_toolbox(file)
     with torch.no_grad():
         for name in LEARNED:
-            assert torch.equal(new[name](part.degraded), trainer.tools[name](part.degraded)), name
+            assert torch.equal(new[name](part.degraded), trainer.kept[name](part.degraded)), name
 
 
 def test_a_reference_means_the_new_tools(toolbox, written, tmp_path, monkeypatch):
@@ -284,7 +319,7 @@ def test_a_recognised_network_is_written_and_recognised_again(part, tmp_path):
     new = load_toolbox(write_toolbox(toolbox, trainer.trained(), tmp_path / "new"))
     assert new[0].spec.fingerprint != toolbox[0].spec.fingerprint
     with torch.no_grad():
-        assert torch.equal(new[0](part.degraded), trainer.tools["nafnet.mine"](part.degraded))
+        assert torch.equal(new[0](part.degraded), trainer.kept["nafnet.mine"](part.degraded))
 
 
 def test_a_network_made_by_code_cannot_be_written(tmp_path):

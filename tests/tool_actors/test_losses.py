@@ -118,7 +118,7 @@ def offline(monkeypatch):
 
 def test_without_weights_it_is_said_and_terms_that_need_none_stand_in(offline):
     loss = load_loss()
-    assert loss.targets == {"l1": 0.4, "gradient": 0.1, "ssim": 0.15}
+    assert loss.targets == {"l1": 0.4, "gradient": 0.1, "ssim": 0.15, "piqe": 0.1}
     assert set(loss.absent) == {"vgg", "lpips", "musiq", "clipiqa"} and "no network" in loss.absent["vgg"]
     assert "left out, without their weights: vgg, lpips, musiq, clipiqa" in loss.describe()
     assert load_loss(stand_ins=False).targets == {"l1": 0.4}

@@ -1,10 +1,12 @@
 """The pool on real Ray actors, small."""
 
 import asyncio
+import json
 import os
 import signal
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +17,8 @@ from ir_env.metrics import MetricSuite
 from ir_env.process import RestorationProcess
 from tool_actors.errors import IrEnvError, ToolFailure, UnknownToolError
 from tool_actors.executor import ImageState, LocalExecutor, Request
+from tool_actors.gateway import RemoteExecutor
+from tool_actors.gateway.server import Gateway
 from tool_actors.pool import MCPool, Placement, PoolConfig
 from tool_actors.pool.counters import plain
 from tool_actors.pool.messages import Service
@@ -23,6 +27,8 @@ from tool_actors.toolboxes import load_toolbox
 
 pytestmark = pytest.mark.timeout(900)
 TOOLS = ["noise.gaussian25", "jpeg.quality15", "gamma.brighten", "x4.fidelity"]
+BIG, BY_REFERENCE = 200, {"reference_bytes": 100 << 10}
+"""Images of this side go by reference in the pools here."""
 PATIENCE_S = 240.0
 """For whatever the tests wait for, on a busy machine."""
 
@@ -78,7 +84,7 @@ def toolbox():
 
 @pytest.fixture(scope="module")
 def pool(ray_cluster, toolbox):
-    pool = MCPool.start({"toolbox": toolbox, "placements": [{"replicas": 1, "num_cpus": 0.5}], "max_in_flight": 32}, "test")
+    pool = MCPool.start({"toolbox": toolbox, "placements": [{"replicas": 1, "num_cpus": 0.5}], "max_in_flight": 32, **BY_REFERENCE}, "test")
     yield pool
     pool.stop()
 
@@ -90,7 +96,9 @@ def gate(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sharded(ray_cluster, gate):
-    config = PoolConfig(toolbox=Toolbox([Identity(), Gate(gate)]), placements=(Placement(replicas=2, num_cpus=0.1),), shards=2)
+    config = PoolConfig(
+        toolbox=Toolbox([Identity(), Gate(gate)]), placements=(Placement(replicas=2, num_cpus=0.1),), shards=2, **BY_REFERENCE
+    )
     pool = MCPool.start(config, "sharded")
     yield pool
     pool.stop()
@@ -290,6 +298,7 @@ def test_killed_and_frozen_instances_lose_nothing(ray_cluster, tmp_path):
     settings = {
         "toolbox": Toolbox([Counted(tool, tmp_path) for tool in tools]),
         "placements": [{"replicas": 2, "num_cpus": 0.1}],
+        **BY_REFERENCE,
         "timeout_s": 6,
         "max_batch": 4,
     }
@@ -340,12 +349,90 @@ def test_a_lost_dispatcher_is_started_again_and_asked_again(sharded, gate):
     assert second[0] != first[0] and second[1] == first[1]
 
 
+# -- pixels by reference -----------------------------------------------------------------------------------------------------------
+
+
+def test_big_images_go_by_reference_and_are_the_same(pool):
+    """Some by reference, some not; a small one that becomes big; what is kept; metrics."""
+    local, remote, tools = LocalExecutor(load_toolbox(TOOLS)), pool.executor(), [TOOLS[0], TOOLS[2], "x4.fidelity"]
+    images = [*states(2, BIG, seed=40), *states(1, 32, seed=41), *states(1, 80, seed=42)]
+    assert images[0].pixels.nbytes >= pool.config.reference_bytes > images[3].pixels.nbytes
+    requests = [Request(state, tool) for state in images for tool in tools[: 2 if state.shape[0] == BIG else 3]]
+    for turn in range(2):
+        for ours, theirs in zip(remote.run(requests), local.run(requests), strict=True):
+            assert np.array_equal(ours.state.pixels, theirs.state.pixels) and ours.state.key == theirs.state.key
+            assert ours.cached == bool(turn) and ours.state.pixels.flags.owndata, "no view of what the object store would then keep"
+    suite, references = MetricSuite(["psnr"]), [images[1].pixels, images[0].pixels]
+    wanted = suite.score([state.pixels for state in images[:2]], references)
+    np.testing.assert_allclose(np.stack(remote.score(suite, images[:2], references)), wanted, rtol=1e-5)
+
+
+def test_a_gateway_serves_it(pool):
+    """All that a gateway answers is in test_gateway.py; this is a real pool behind one."""
+    with Gateway(pool, port=0, token="word") as gateway:
+        thread = threading.Thread(target=gateway.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            remote, requests = RemoteExecutor(gateway.url, token="word"), [Request(state, TOOLS[0]) for state in states(4, seed=60)]
+            results, again = remote.run(requests), remote.run(requests)
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{gateway.url}/status", headers={"Authorization": "Bearer word"})
+            ) as answer:
+                assert json.loads(answer.read())["services"]["tool"][TOOLS[0]]["hits"] >= 4
+        finally:
+            gateway.shutdown()
+            thread.join()
+    wanted = LocalExecutor(load_toolbox(TOOLS)).run(requests)
+    for ours, theirs, kept_one in zip(results, wanted, again, strict=True):
+        assert np.array_equal(ours.state.pixels, theirs.state.pixels) and ours.state.key == theirs.state.key and kept_one.cached
+
+
+def in_store():
+    """Bytes of Ray's object store that are in use."""
+    import ray
+
+    return ray.cluster_resources()["object_store_memory"] - ray.available_resources().get("object_store_memory", 0)
+
+
+def test_the_object_store_holds_no_more_than_the_cache(ray_cluster):
+    """Of many requests; and nothing when the pool is gone."""
+    bound = 1 << 20
+    settings = {"toolbox": Toolbox([Identity()]), "placements": [{"replicas": 1, "num_cpus": 0.1}], "cache_bytes": bound, **BY_REFERENCE}
+    pool, before = MCPool.start({**settings, "max_in_flight": 8}, "bounded"), in_store()
+    try:
+        executor = pool.executor()
+        for turn in range(12):
+            requests = [Request(state, "bench.identity") for state in states(8, BIG, seed=100 + turn)]
+            assert all(result.error is None for result in executor.run(requests))
+        assert 0 < pool.status()["cache_bytes"] <= bound
+        executor.close()
+        wait_until(lambda: in_store() - before <= bound)
+    finally:
+        pool.stop()
+    wait_until(lambda: in_store() <= before)
+
+
+def test_an_instance_that_dies_with_references_in_its_hands_is_replaced(sharded, gate):
+    gate.unlink(missing_ok=True)
+    executor = sharded.executor()
+    requests = [Request(state, "bench.gate") for state in states(6, BIG, seed=50)]
+    answers = [executor.submit(request) for request in requests]
+    wait_until(lambda: sharded.status()["busy"] == 2)
+    os.kill(sharded.status()["pids"][0], signal.SIGKILL)
+    wait_until(lambda: sharded.status()["lost"] >= 1)
+    gate.touch()
+    results = [answer.result(PATIENCE_S) for answer in answers]
+    assert all(np.array_equal(result.state.pixels, request.state.pixels) for result, request in zip(results, requests, strict=True))
+    assert sharded.status()["services"][Service("tool", "bench.gate")]["retries"] >= 1
+
+
 def test_settings_are_checked():
     for wrong, message in (
         ({"placements": [{"replicas": 0}]}, "replicas"),
         ({"placements": [{"tools": [], "scores": False}]}, "does nothing"),
         ({"max_batch": 0}, "max_batch"),
         ({"timeout_s": 0}, "positive"),
+        ({"reference_bytes": 10}, "reference_bytes"),
         ({"shards": 3, "placements": [{"replicas": 2}]}, "shards"),
     ):
         with pytest.raises(IrEnvError, match=message):

@@ -31,6 +31,7 @@ from tool_actors.pool import MCPool, PoolConfig, PoolFailure
 from tool_actors.pool.connection import Connection
 from tool_actors.pool.dispatcher import Dispatcher
 from tool_actors.pool.messages import UNKNOWN, Delivery, Outcome, Service, Work
+from tool_actors.pool.pixels import PixelsLost
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -63,7 +64,7 @@ class Scripted:
     """A dispatcher whose deliveries are a list: what :meth:`collect` returns or raises, one after the other."""
 
     def __init__(self, deliveries, ready=None):
-        self.deliveries, self.failure, self.posted = list(deliveries), ready, []
+        self.deliveries, self.failure, self.posted, self.works = list(deliveries), ready, [], []
         self.begun, self.released = threading.Event(), False
 
     def __getattr__(self, method):
@@ -75,10 +76,12 @@ class Scripted:
 
     def on_post(self, address, works, scorers):
         self.posted.append(list(works))
+        self.works.extend(works.values())
         self.begun.set()
 
     def on_collect(self, address, received):
         self.begun.wait()
+        self.begun.clear()
         delivery = self.deliveries.pop(0)
         if isinstance(delivery, Exception):
             raise delivery
@@ -111,6 +114,17 @@ def test_what_a_lost_dispatcher_was_sent_is_sent_again(monkeypatch, loss):
     dispatcher = Scripted([loss, loss, ANSWER])
     assert ask(monkeypatch, dispatcher).value == "answer"
     assert dispatcher.posted == [[1], [1], [1]]
+
+
+def test_pixels_that_were_lost_are_asked_for_again_and_not_for_ever(monkeypatch):
+    """Their node was lost, with what an instance had made; or their caller, with what an identical request had sent."""
+    lost = PixelsLost("gone")
+    monkeypatch.setattr("tool_actors.pool.connection.fetch", lambda values: [lost if value == "lost" else value for value in values])
+    dispatcher = Scripted([Delivery(1, {1: Outcome("lost")}), Delivery(2, {2: Outcome(error=lost)}), Delivery(3, {3: Outcome("answer")})])
+    assert ask(monkeypatch, dispatcher).value == "answer"
+    assert dispatcher.posted == [[1], [2], [3]] and [work.again for work in dispatcher.works] == [False, True, True]
+    outcome = ask(monkeypatch, Scripted([Delivery(number, {number: Outcome("lost")}) for number in (1, 2, 3)]))
+    assert outcome.error is lost and outcome.value is None
 
 
 @pytest.mark.parametrize("runs", [True, False])

@@ -7,14 +7,16 @@ import math
 from functools import partial
 from pathlib import Path
 
-from tool_actors.tasks import TASKS
+from tool_actors.tasks import ALL_IN_ONE, TASKS
 from tool_actors.toolbox import Deferred, Tool
 from tool_actors.weight_files import load_into
 
-__all__ = ["FOLDER", "embedded_entries", "embedded_tools", "has_card", "load_embedded"]
+__all__ = ["ALL_IN_ONE_FOLDER", "FOLDER", "embedded_entries", "embedded_tools", "has_card", "load_embedded"]
 
 FOLDER = Path(__file__).parent / "weights"
-KINDS = {"half": "HalfResolutionNet", "curve": "CurveNet", "x4": "SuperResolver"}
+ALL_IN_ONE_FOLDER = FOLDER / "all_in_one"
+"""Of the networks that undo whatever is there, which are a toolbox of their own."""
+KINDS = {"half": "HalfResolutionNet", "curve": "CurveNet", "x4": "SuperResolver", "all_in_one": "AllInOneNet"}
 """The classes of ``NETWORKS`` by the name that cards give them, for those who do not load them."""
 
 
@@ -25,7 +27,8 @@ def embedded_tools(folder: Path = FOLDER) -> list[Tool]:
 
 def embedded_entries(folder: Path = FOLDER) -> list[Deferred]:
     """The same, each loaded when it is built: what there is can be told without torch, which takes seconds to import."""
-    cards = sorted((json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))), key=lambda card: TASKS.index(card["task"]))
+    order = (*TASKS, ALL_IN_ONE)
+    cards = sorted((json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))), key=lambda card: order.index(card["task"]))
     return [
         Deferred(card["name"], card["task"], partial(load_embedded, folder, card["name"]), _summary(folder, card), scale=_scale(card))
         for card in cards
@@ -68,7 +71,7 @@ def load_embedded(folder: Path, name: str, tool_name: str = "", task: str = "") 
     what, _, _ = (type(network).__doc__ or "").partition("\n")
     description = f"{what}\n\nTrained on {card['degradation']}{f'; gain {gains}' if gains else ''}. {card.get('note', '')}".strip()
     # a curve network must see the whole image, and bends it strip by strip
-    tile = None if card["network"] == "curve" else TILE
+    tile = None if card["network"] in ("curve", "all_in_one") else TILE
     tool = LearnedTool(
         tool_name or name, task or card["task"], network, scale=_scale(card), multiple=network.multiple, tile=tile, description=description
     )

@@ -103,4 +103,23 @@ class SuperResolver(nn.Module):
         return large + F.pixel_shuffle(self.tail(self.blocks(self.head(features))), 4)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"half": HalfResolutionNet, "curve": CurveNet, "x4": SuperResolver}
+class AllInOneNet(nn.Module):
+    """A curve per place and then the residual at half resolution: one network for what light and what detail have suffered.
+
+    Args:
+        width: channels of the residual's blocks.
+        blocks: number of the residual's blocks.
+    """
+
+    multiple = 8
+
+    def __init__(self, width: int = 32, blocks: int = 6):
+        super().__init__()
+        self.light = CurveNet()
+        self.detail = HalfResolutionNet(width, blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.detail(self.light(images))
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"half": HalfResolutionNet, "curve": CurveNet, "x4": SuperResolver, "all_in_one": AllInOneNet}

@@ -12,7 +12,7 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -26,7 +26,9 @@ from tool_actors.pool.config import DEFAULT_NAME, PoolConfig
 from tool_actors.pool.connection import Connection, own_error
 from tool_actors.pool.dispatcher import NAMESPACE, Dispatcher, actor_name
 from tool_actors.pool.messages import MetricsShape, Outcome, Pair, Service, ToolShape, Work
-from tool_actors.toolbox import Tool, Toolbox, ToolSpec
+from tool_actors.pool.pixels import Shelf
+from tool_actors.remote_tool import RemoteTool
+from tool_actors.toolbox import Toolbox
 from tool_actors.toolboxes import names_of
 
 CONCURRENT_CALLS = 10_000
@@ -34,16 +36,6 @@ ARGUMENT_BYTES = 100 << 10
 """Of an actor's argument that Ray keeps by itself."""
 REFERENCES = 512
 """Clean images whose hash a caller remembers."""
-
-
-class RemoteTool(Tool):
-    """A tool that is in a pool: its spec, without its weights."""
-
-    def __init__(self, spec: ToolSpec):
-        self.spec = spec
-
-    def __call__(self, images):
-        raise IrEnvError(f"tool {self.spec.name!r} is in a pool, its weights are not here: run it with the pool's executor")
 
 
 class MCPool:
@@ -165,6 +157,7 @@ class PoolExecutor:
         self.pool, self.toolbox = pool, toolbox or pool.toolbox
         self.quantize: Quantize = quantize
         self.stats = ExecutorStats()
+        self._shelf = Shelf(pool.config.reference_bytes)
         self._window = threading.BoundedSemaphore(pool.config.max_in_flight)
         self._connections: dict[int, Connection] = {}
         """By shard."""
@@ -198,19 +191,23 @@ class PoolExecutor:
             UnknownToolError: a request names a tool that the pool does not hold (nothing is run then).
             IrEnvError: the executor is closed.
         """
-        works = [self._work(request) for request in requests]
-        outcomes = self._outcomes([(request.state.root, work) for request, work in zip(requests, works, strict=True)])
+        for request in requests:
+            self.toolbox[request.tool]  # all are known, before the first is sent
+        outcomes = self._outcomes((request.state.root, self._work(request)) for request in requests)
         return [self._result(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
 
     def score(self, scorer: Scorer, states: Sequence[ImageState], references: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         """Metric vectors (K,) of states; raises what the metrics raise."""
         service = Service("metrics", ",".join(scorer.names))
-        works = []
-        for state, reference in zip(states, references, strict=True):
+
+        def work(state: ImageState, reference: np.ndarray | None) -> Work:
             shape = MetricsShape(state.shape, state.pixels.dtype.str, None if reference is None else reference.shape)
-            key = (service, *state.key, self._hash(reference))
-            works.append((state.root, Work(service, shape, key, Pair(state.pixels, reference))))
-        outcomes = self._outcomes(works, scorer)
+            mark = self._hash(reference)
+            clean = None if reference is None else self._shelf.put(reference, mark)
+            return Work(service, shape, (service, *state.key, mark), Pair(self._shelf.put(state.pixels, state.key), clean))
+
+        pairs = zip(states, references, strict=True)
+        outcomes = self._outcomes(((state.root, work(state, reference)) for state, reference in pairs), scorer)
         for outcome in outcomes:
             if outcome.error is not None:
                 raise outcome.error
@@ -256,7 +253,8 @@ class PoolExecutor:
         spec = self.toolbox[request.tool].spec
         state = request.state
         key = (*state.key, spec.fingerprint, self.quantize) if spec.deterministic else None
-        return Work(Service("tool", spec.name), ToolShape(state.shape, state.pixels.dtype.str, self.quantize), key, state.pixels)
+        pixels = self._shelf.put(state.pixels, state.key)
+        return Work(Service("tool", spec.name), ToolShape(state.shape, state.pixels.dtype.str, self.quantize), key, pixels)
 
     def _send(self, root: str, work: Work, scorer: Scorer | None = None) -> Future[Outcome]:
         self._window.acquire()
@@ -278,8 +276,8 @@ class PoolExecutor:
                 self._connections[shard] = Connection(self.pool.dispatchers[shard], self.pool.config)
         raise IrEnvError("this executor is closed: take another, pool.executor()")
 
-    def _outcomes(self, works: Sequence[tuple[str, Work]], scorer: Scorer | None = None) -> list[Outcome]:
-        """Outcomes of (root, work) pairs; identical works are sent once."""
+    def _outcomes(self, works: Iterable[tuple[str, Work]], scorer: Scorer | None = None) -> list[Outcome]:
+        """Outcomes of (root, work) pairs; identical works are sent once. A work is taken when there is room to send it, with its pixels."""
         sent: dict[Any, Future[Outcome]] = {}
         futures = []
         for index, (root, work) in enumerate(works):

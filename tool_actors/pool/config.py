@@ -10,6 +10,8 @@ from typing import Any, Literal
 from tool_actors.errors import IrEnvError
 
 DEFAULT_NAME = "mc-pool"
+INLINE_BYTES = 100 << 10
+"""Ray keeps smaller objects in the memory of their owner: a reference to one costs another message, and spares nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class PoolConfig:
     """Requests queued or running at once in a shard, and outstanding at once per caller; more wait at their callers, which take turns."""
     cache_bytes: int = 256 << 20
     """Bound of the results kept, over all shards."""
+    reference_bytes: int | None = 512 << 10
+    """Images of at least so many bytes go through Ray's object store, and not through the dispatcher (:mod:`tool_actors.pool.pixels`);
+    None: never. For smaller ones a reference costs more than it spares (``python -m experiments.measurements.pool --only references``).
+    ``cache_bytes`` bounds what the cache keeps there, too."""
     timeout_s: float = 300.0
     """A call of an instance that takes longer counts as hung: the instance is replaced, its requests go to another."""
     caller_timeout_s: float = 600.0
@@ -94,6 +100,8 @@ class PoolConfig:
         for name in ("timeout_s", "caller_timeout_s", "start_timeout_s"):
             if getattr(self, name) <= 0:
                 raise IrEnvError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.reference_bytes is not None and self.reference_bytes < INLINE_BYTES:
+            raise IrEnvError(f"reference_bytes must be at least {INLINE_BYTES}, or None, not {self.reference_bytes}")
         for placement in placements:
             if placement.bounds[1] is not None and placement.bounds[1] < self.shards:
                 raise IrEnvError(f"{self.shards} shards need at least as many instances of {placement.tools}: raise replicas")

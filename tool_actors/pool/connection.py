@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
+import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
@@ -19,6 +20,7 @@ from tool_actors.errors import IrEnvError
 from tool_actors.executor import Scorer
 from tool_actors.pool.config import PoolConfig
 from tool_actors.pool.messages import Delivery, Outcome, Work
+from tool_actors.pool.pixels import PixelsLost, fetch
 from tool_actors.pool.scheduler import PoolFailure
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
@@ -37,6 +39,8 @@ class _Open(NamedTuple):
     work: Work
     scorer: Scorer | None
     future: Future[Outcome]
+    asked: int = 1
+    """How often: again when pixels were lost."""
 
 
 class Connection:
@@ -159,10 +163,25 @@ class Connection:
         """Its number, and whether anything was in it; who waits for the next must not hold on to it."""
         with self._changed:
             answered = [(self._open.pop(ticket, None), outcome) for ticket, outcome in delivery.outcomes.items()]
-        for job, outcome in answered:
-            if job is not None:
-                job.future.set_result(outcome)
+        values = fetch([outcome.value for _, outcome in answered])
+        for (job, outcome), value in zip(answered, values, strict=True):
+            lost = next((each for each in (value, outcome.error) if isinstance(each, PixelsLost)), None)
+            if job is None or (lost and self._ask_again(job)):
+                continue
+            if isinstance(value, np.ndarray) and not value.flags.owndata:
+                value = value.copy()  # a view would keep the object, or the whole delivery, in the store as long as the caller keeps it
+            job.future.set_result(outcome._replace(value=None, error=lost) if lost else outcome._replace(value=value))
         return delivery.number, bool(answered)
+
+    def _ask_again(self, job: _Open) -> bool:
+        """Send a job whose pixels were lost once more; False if that was done too often, or the connection has ended."""
+        with self._changed:
+            if self._ended or job.asked >= self._config.attempts:
+                return False
+            ticket = next(self._tickets)
+            self._open[ticket] = job._replace(work=job.work._replace(again=True), asked=job.asked + 1)
+            self._outgoing.put(ticket)
+        return True
 
     def _due(self) -> bool:
         """True when an answer is due; False when the connection has ended."""

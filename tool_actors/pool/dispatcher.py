@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ from tool_actors.pool.connection import LOST
 from tool_actors.pool.instance import ToolInstance
 from tool_actors.pool.mailbox import Mailbox
 from tool_actors.pool.messages import Delivery, Outcome, Service, ToolShape, Work
-from tool_actors.pool.scheduler import InstanceLost, Job, Scheduler
+from tool_actors.pool.pixels import Shelved
+from tool_actors.pool.scheduler import AHEAD, InstanceLost, Job, Scheduler
 from tool_actors.toolboxes import names_of
 
 NAMESPACE = "ir_env"
@@ -37,12 +39,18 @@ def actor_name(pool: str, shard: int) -> str:
 class RayInstance:
     """An actor as the scheduler sees it."""
 
-    def __init__(self, toolbox: Any, placement: Placement, scorers: dict[Service, Scorer]):
-        self._scorers = scorers
+    def __init__(self, config: PoolConfig, placement: Placement, scorers: dict[Service, Scorer]):
+        self._scorers, self._least = scorers, config.reference_bytes
         self.actor = (
             ray.remote(ToolInstance)
-            .options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0)
-            .remote(toolbox, placement)
+            .options(
+                num_cpus=placement.num_cpus,
+                num_gpus=placement.num_gpus,
+                max_restarts=0,
+                # the batch that is sent ahead begins at once, where the weights are on the GPU already
+                max_concurrency=1 + AHEAD if placement.num_gpus and placement.warm_up else 1,
+            )
+            .remote(config.toolbox, placement)
         )
         self.specs: list = []
         self.pid: int | None = None
@@ -52,12 +60,22 @@ class RayInstance:
 
     async def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         service, shape, payloads = jobs[0].service, jobs[0].shape, [job.payload for job in jobs]
+        if isinstance(shape, ToolShape) and self._apart(service.name, shape):
+            told, *pixels = self.actor.run_apart.options(num_returns=1 + len(jobs)).remote(service.name, payloads, shape.quantize)
+            outcomes = await self._call(told)
+            return [each if each.error else each._replace(value=Shelved(value)) for each, value in zip(outcomes, pixels, strict=True)]
         if isinstance(shape, ToolShape):
             call = self.actor.run.remote(service.name, payloads, shape.quantize)
         else:
             call = self.actor.score.remote(service, self._scorers[service], payloads)
         # copies: a view would keep the whole batch in the object store for as long as one of its images is cached
         return [each if each.value is None else each._replace(value=each.value.copy()) for each in await self._call(call)]
+
+    def _apart(self, tool: str, shape: ToolShape) -> bool:
+        """Whether what comes of an image is big, so that it goes by reference."""
+        scale = next(spec.scale for spec in self.specs if spec.name == tool)
+        size = math.prod(shape.image) * scale**2 * (1 if shape.quantize == "uint8" else 4)
+        return self._least is not None and size >= self._least
 
     async def _call(self, reference: ray.ObjectRef) -> Any:
         try:
@@ -99,7 +117,7 @@ class Dispatcher:
         return chosen.scores if service.kind == "metrics" else chosen.holds(service.name)
 
     def _launch(self, placement: Placement) -> RayInstance:
-        return RayInstance(self.config.toolbox, placement, self._scorers)
+        return RayInstance(self.config, placement, self._scorers)
 
     async def ready(self) -> None:
         """Returns when each kind of instance has one that runs."""

@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tool_actors.executor import Quantize
+from tool_actors.pool.pixels import Shelved
+
+Pixels = np.ndarray | Shelved
 
 
 class Service(NamedTuple):
@@ -40,8 +43,8 @@ class MetricsShape(NamedTuple):
 class Pair(NamedTuple):
     """What metrics compare."""
 
-    image: np.ndarray
-    reference: np.ndarray | None
+    image: Pixels
+    reference: Pixels | None
 
 
 class Work(NamedTuple):
@@ -51,14 +54,16 @@ class Work(NamedTuple):
     shape: ToolShape | MetricsShape
     key: Hashable | None
     """Works of equal keys have equal results; None: every execution is another."""
-    payload: np.ndarray | Pair
+    payload: Pixels | Pair
+    again: bool = False
+    """Whether the result that was kept is lost: it is made once more then."""
 
 
 class Outcome(NamedTuple):
     """What came of it."""
 
     value: Any = None
-    """Pixels, or a metric vector."""
+    """Pixels, themselves or shelved, or a metric vector."""
     error: Exception | None = None
     """The tool's or the metrics' failure, or a :class:`tool_actors.pool.scheduler.PoolFailure`."""
     seconds: float = 0.0

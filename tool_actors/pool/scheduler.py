@@ -54,6 +54,8 @@ class Job:
     """Jobs with equal keys have equal values; None: every execution is another."""
     payload: Any
     caller: str = ""
+    again: bool = False
+    """Whether what is kept of it is lost."""
     attempts: int = 0
     arrived: float = 0.0
     waiting: list[asyncio.Future] = field(default_factory=list)
@@ -183,7 +185,7 @@ class Scheduler:
         stats.requests += 1
         if job.key is not None:
             hit = self.cache.get(job.key)
-            if hit is not None:
+            if hit is not None and not job.again:
                 stats.hits += 1
                 future.set_result(hit)
                 return future
@@ -286,7 +288,7 @@ class Scheduler:
         else:
             now = self._now()
             slot.busy_s += now - slot.since
-            slot.batches.popleft()
+            slot.batches.remove(jobs)
             slot.since = slot.idle_since = now
             stats.batches += 1
             stats.executions += len(jobs)

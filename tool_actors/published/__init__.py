@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tool_actors.toolbox import Deferred
 
-__all__ = ["published_tools", "rl_restore_tools"]
+__all__ = ["all_in_one_tools", "published_tools", "rl_restore_tools"]
 
 
 def published_tools() -> list[Deferred]:
@@ -23,3 +23,10 @@ def rl_restore_tools() -> list[Deferred]:
     from tool_actors.published import rl_restore
 
     return rl_restore.tools()
+
+
+def all_in_one_tools() -> list[Deferred]:
+    """PromptIR and AirNet, each trained on noise, rain and haze."""
+    from tool_actors.published import airnet, promptir
+
+    return [*promptir.tools(), *airnet.tools()]
