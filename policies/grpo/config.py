@@ -35,7 +35,7 @@ class GRPOConfig(AlgorithmConfig):
         self.advantage = "mar"
         self.mar, self.decouple, self.dynamic_weights = True, True, True
         self.mar_clip, self.mar_beta, self.mar_floor = 0.2, 0.1, 1e-3
-        self.std_epsilon, self.divide_by_std = 1e-4, True
+        self.std_epsilon, self.scale_rewards = 1e-4, "group"
         self.normalise_batch: bool | None = None
         self.clip_param = 0.2
         self.clip_param_high: float | None = None
@@ -76,7 +76,7 @@ class GRPOConfig(AlgorithmConfig):
         mar_beta: float = NotProvided,
         mar_floor: float = NotProvided,
         std_epsilon: float = NotProvided,
-        divide_by_std: bool = NotProvided,
+        scale_rewards: str = NotProvided,
         normalise_batch: bool | None = NotProvided,
         clip_param: float = NotProvided,
         clip_param_high: float | None = NotProvided,
@@ -100,7 +100,7 @@ class GRPOConfig(AlgorithmConfig):
             rounds_per_iteration: rounds that every runner samples before an update.
             rewards: ``final``, ``gain`` or ``return``, see :func:`policies.grpo.rollouts.rollout_rewards`. The first two give the same
                 advantages but for MAR's weights: MAR divides by running means, which those of gains, near zero, do not bear well.
-            metric_weights: weight per metric for the advantages ``grpo`` and ``gdpo``; 1 where it says nothing.
+            metric_weights: weight per metric; 1 where it says nothing. ``mar`` multiplies its own weights by them.
             format_weight: weight of one more reward, the share of a rollout's steps that were valid.
             economy_weight: weight of one more reward, minus the number of tools that were run. Metrics do not mind a tool that changes
                 next to nothing.
@@ -112,7 +112,8 @@ class GRPOConfig(AlgorithmConfig):
             mar_beta: β of its equation 6.
             mar_floor: the least running mean that a deviation is divided by.
             std_epsilon: added to standard deviations.
-            divide_by_std: False only centres the rewards of a group, as Dr. GRPO does.
+            scale_rewards: what the rewards of a group are divided by: the deviation of their ``group``, that of the whole ``batch``, or
+                ``none``, as Dr. GRPO does.
             normalise_batch: normalise advantages over the batch, too; by default for ``gdpo`` alone.
             clip_param: the ratio is clipped below at 1 - this,
             clip_param_high: and above at 1 + this; by default the same number.
@@ -146,7 +147,7 @@ class GRPOConfig(AlgorithmConfig):
             beta=self.mar_beta,
             floor=self.mar_floor,
             std_epsilon=self.std_epsilon,
-            divide_by_std=self.divide_by_std,
+            scale_rewards=self.scale_rewards,
             normalise_batch=self.normalise_batch,
             weights=dict(self.metric_weights),
         )
