@@ -64,7 +64,9 @@ def fetch(checkpoint: Checkpoint, folder: Path | None = None, on_progress: Progr
         raise FetchError(f"tool {checkpoint.name!r}: no program can download its weights. {checkpoint.note} Save them as {target}.")
     packaged = is_package(checkpoint.url)
     if not packaged and not _allowed(checkpoint.url, checkpoint.url):
-        raise FetchError(f"tool {checkpoint.name!r}: {checkpoint.url} is no https address and no package; weights are not taken from others")
+        raise FetchError(
+            f"tool {checkpoint.name!r}: {checkpoint.url} is no https address and no package; weights are not taken from others"
+        )
     part, record = _part(target), _record(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +149,9 @@ def _unpack(checkpoint: Checkpoint, target: Path, on_progress: Progress | None) 
     try:
         bring(checkpoint.url, part)
     except PackageError as error:
-        raise FetchError(f"tool {checkpoint.name!r}: {error}. Without it, bring the file from elsewhere and save it as {target}.") from error
+        raise FetchError(
+            f"tool {checkpoint.name!r}: {error}. Without it, bring the file from elsewhere and save it as {target}."
+        ) from error
     if on_progress is not None:
         on_progress(_size(part), _size(part))
 

