@@ -6,8 +6,9 @@ How to run
 
 The plans for degraded photographs are written, and not executed. Printed beside the paper's numbers: of the images with noise, the share
 whose plan begins with denoising; of the plans for rain and haze that treat both, the share that derains first; of the plans that deblur
-(denoise), the share that does so more than once; tools by the number of degradations; Rd, the F1 of the degradations that it names; and the shares of its answers that are well-formed, and
-that have a reasoning which bears the plan out (by the rules of ``ir_env/plan_reward.py``; a planner without language has none to judge).
+(denoise), the share that does so more than once; tools by the number of degradations; Rd, the F1 of the degradations that it names; and
+the shares of its answers that are well-formed, and that have a reasoning which bears the plan out (by the rules of
+``ir_env/plan_reward.py``; a planner without language has none to judge).
 
 Results to expect
 -----------------

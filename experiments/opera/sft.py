@@ -11,10 +11,11 @@ demonstrations of ``experiments/tir_agent/demos.py``: the degraded image alone, 
 degradations, and the tools in their order. The arguments are those of ``experiments/tir_agent/sft.py``, whose perturbations it leaves out.
 
 ``--model`` is a nano that has learned to see (``experiments/tir_agent/pretrain.py``), or one that calls tools (``tir_agent/sft.py``): it is
-given the vocabulary of these answers, in which a tool or a tag is one token, and keeps all that it has learned but its words.
+given the vocabulary of these answers, in which a tool or a tag is one token, and keeps all that it has learned but its words. What this
+script wrote is trained on as it is.
 
-``--terse`` of the demonstrations have an empty reasoning. A published model writes all kinds of answers, nano those alone that it was shown;
-without some that do not reason the consistency reward would have nothing to choose between.
+A share of the demonstrations, ``--terse``, has an empty reasoning. A published model writes all kinds of answers, nano those alone that it
+was shown; without some that do not reason the consistency reward would have nothing to choose between.
 
 Results to expect
 -----------------
@@ -49,11 +50,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     from tool_actors.toolboxes import load_toolbox
 
     demos, made_with = load_demonstrations(options.demos)
-    known = PolicySettings.of(options.model)
+    taught = (Path(options.model) / PlanSettings.FILE).is_file()
+    known = (PlanSettings if taught else PolicySettings).of(options.model)
     for name, value in RECIPES["nano" if known.compact else "paper"].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    keep_settings(options.out, {key: getattr(options, key) for key in ("demos", "model", "epochs", "steps", "lr", "batch", "seed", "terse")})
+    kept = ("demos", "model", "epochs", "steps", "lr", "batch", "seed", "terse")
+    keep_settings(options.out, {key: getattr(options, key) for key in kept})
     policy = PlanSettings(known.compact, known.view, known.spectrum, load_toolbox(made_with["toolbox"]).references)
     options.out = options.out.resolve()
     count = len(demos["train"])
@@ -62,7 +65,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     examples = make_rows(write_examples, jobs, example_features(), options.out / "examples", options.processes, "examples")
     print(f"{len(examples)} examples", flush=True)
     limit_threads(options.threads or 1)
-    if known.compact and options.model != NANO:
+    if known.compact and not taught and options.model != NANO:
         options.model = with_vocabulary(options.model, policy, options.out / "start", options.seed)
     train(options, policy)
     planner = VLMPlanPlanner.load(options.out / "policy")
