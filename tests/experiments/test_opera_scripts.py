@@ -129,6 +129,7 @@ def test_a_start_imitates_demonstrations(tmp_path, photo):
         make_module([*pairs, ["derain", "guided.derain"]], {"start": str(out)})
 
 
+@pytest.mark.slow
 def test_a_nano_that_sees_learns_to_write_plans(tmp_path, photo):
     from PIL import Image
 
