@@ -21,7 +21,8 @@ Results to expect
 -----------------
 1,575 demonstrations (train set of BSDS500), from TIR-Agent's fine-tuned policy, with ``--model results/tir_agent/sft/policy --steps 200
 --batch 16 --terse 0.25``: two epochs in 2.1 minutes of one core; the loss of a token falls from 3.4 (first 20 updates) to 0.24 (last 20).
-An answer has 31 tokens on average, 45 at most; in the vocabulary of the model that it started from, 111 with two degradations. README has what it plans.
+An answer has 31 tokens on average, 45 at most; in the vocabulary of the model that it started from, 111 with two degradations. README has
+what it plans.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def with_vocabulary(model: str, policy: PlanSettings, folder: Path, seed: int) -
     from tool_actors.errors import IrEnvError
     from tool_actors.toolboxes import load_toolbox
 
-    vlm = VisionLanguageModel.load(NANO, policy.prompter(ActionTable(load_toolbox(policy.toolbox))), seed=seed)
+    vlm = VisionLanguageModel.load(NANO, policy.prompter(ActionTable(load_toolbox(policy.toolbox or "default"))), seed=seed)
     words = {name for name, _ in vlm.model.named_parameters() if "embed_tokens" in name}
     learned = VisionLanguageModel.load(model).model.named_parameters()
     try:
