@@ -24,7 +24,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, photo):
 def test_the_commands_of_the_readme_exist():
     from experiments.cli import ir_env, rllib
 
-    for line in re.findall(r"^uv run (rllib|ir-env) (.*?)(?:#.*)?$", README, re.MULTILINE):
+    commands = re.sub(r"\\\n\s*", " ", README)
+    for line in re.findall(r"^uv run (rllib|ir-env) (.*?)(?:#.*)?$", commands, re.MULTILINE):
         parser = {"rllib": rllib, "ir-env": ir_env}[line[0]].build_parser()
         parser.parse_args(line[1].split())
 

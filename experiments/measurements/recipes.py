@@ -59,17 +59,20 @@ class Recipe:
     rows: int = 1
     """Sequences in memory at a time of a learner."""
     lora: bool = False
+    apart: bool = False
+    """Whether learners that share the weights have GPUs of their own, as those of ``experiments/tir_agent/qwen3vl_8b.py`` do."""
 
     @property
     def gpus(self) -> int:
         """Learners that share the weights share GPUs with samplers; so does the learner of one GPU."""
-        shared = not self.lora or self.samplers == 1
+        shared = not self.apart and (not self.lora or self.samplers == 1)
         return self.tools + (max(self.samplers, self.learners) if shared else self.samplers + self.learners)
 
 
 RECIPES = (
     Recipe("one GPU", 1, 1, 0, groups=8, answers=8, lora=True),
     Recipe("eight GPUs, adapter", 7, 1, 0, groups=63, rows=8, lora=True),
+    Recipe("eight GPUs, all parameters, four learn", 4, 4, 0, groups=64, rows=8, apart=True),
     Recipe("eight GPUs, all parameters", 8, 8, 0, groups=64),
     Recipe("eight GPUs and a pool of 32", 8, 8, 32, groups=64),
 )

@@ -162,7 +162,7 @@ def compare_loss(folder: Path, prompter: Prompter, options: argparse.Namespace, 
     losses = [case.loss(loss_type, beta) for loss_type in ("grpo", "dr_grpo") for beta in (0.0, BETA)]
     _print(console, f"loss and, relative to its norm, any parameter's gradient; wanted <= {LOSS_LIMIT:g}", losses)
     advantages = [case.advantages(*names) for names in (("gdpo", "normalize_then_sum"), ("grpo", "sum_then_normalize"))]
-    advantages.append(case.advantages("grpo", "sum_then_normalize", divide_by_std=False))
+    advantages.append(case.advantages("grpo", "sum_then_normalize", scale="none"))
     _print(console, f"advantages of {DRAWS} batches; wanted <= {ADVANTAGE_LIMIT:g}", advantages)
     apart = [
         {"TRL": "weighs the divergence by the ratio", **case.loss("grpo", BETA, use_bias_correction_kl=True)},
@@ -258,17 +258,17 @@ class Case:
             "clipped": mean_statistics(sums)["clip_fraction"],
         }
 
-    def advantages(self, mode: str, aggregation: str, divide_by_std: bool = True, equal: bool = False) -> dict:
+    def advantages(self, mode: str, aggregation: str, scale: str = "group", equal: bool = False) -> dict:
         """The largest difference of the advantages of all draws of rewards.
 
         Args:
             mode: ours.
             aggregation: TRL's name for it.
-            divide_by_std: False only centres the rewards of a group.
+            scale: of the rewards of a group, as both name it.
             equal: all rollouts of a group have the rewards of its first.
         """
-        trainer = self.trl(multi_objective_aggregation=aggregation, scale_rewards="group" if divide_by_std else "none")
-        estimator = AdvantageEstimator(AdvantageOptions(mode, weights=REWARDS, divide_by_std=divide_by_std), list(REWARDS))
+        trainer = self.trl(multi_objective_aggregation=aggregation, scale_rewards=scale)
+        estimator = AdvantageEstimator(AdvantageOptions(mode, weights=REWARDS, scale_rewards=scale), list(REWARDS))
         gap = 0.0
         for rewards in self.rewards:
             if equal:
@@ -276,7 +276,7 @@ class Case:
             theirs = trainer._generate_and_score_completions(self.rows(rewards))["advantages"].reshape(-1, GROUP)
             ours = estimator(rewards.reshape(-1, GROUP, len(REWARDS))).advantages
             gap = max(gap, float(np.abs(ours - theirs.double().numpy()).max()))
-        return {"ours": mode, "TRL's": aggregation, "divided by std": divide_by_std, "difference": gap}
+        return {"ours": mode, "TRL's": aggregation, "divided by": scale, "difference": gap}
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------------------

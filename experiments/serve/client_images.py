@@ -17,25 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.serve.formats import FORMATS
 from ir_env.image_files import Photograph, as_array, on_white, open_heif, read_photograph, write_photograph
 from ir_env.images import ImageError
 from tool_actors.cache import ByteLRU
 
-__all__ = ["FORMATS", "ClientImages", "Kept", "Limits", "as_uint8", "encoded", "preview"]
+__all__ = ["ClientImages", "Kept", "Limits", "as_uint8", "encoded", "preview"]
 
-FORMATS = {
-    "PNG": ".png",
-    "JPEG": ".jpg",
-    "MPO": ".jpg",
-    "WEBP": ".webp",
-    "GIF": ".gif",
-    "TIFF": ".tif",
-    "BMP": ".bmp",
-    "AVIF": ".avif",
-    "JPEG2000": ".jp2",
-    "HEIF": ".heic",
-}
-"""Formats that are opened, by Pillow's name, with the suffix of each."""
 PREVIEW = 1024
 """Longest side, in pixels, of the pictures that are shown: what vision-language models look at, and small enough for a message."""
 

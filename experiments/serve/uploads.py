@@ -11,22 +11,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
+from experiments.serve.formats import FORMATS
 from experiments.serve.limits import Limits, Refused, megabytes
 
-FORMATS = {
-    "JPEG": ".jpg",
-    "MPO": ".jpg",
-    "PNG": ".png",
-    "TIFF": ".tif",
-    "WEBP": ".webp",
-    "AVIF": ".avif",
-    "JPEG2000": ".jp2",
-    "GIF": ".gif",
-    "BMP": ".bmp",
-    "HEIF": ".heic",
-}
-"""Pillow's names of the formats that are taken -> the suffix of the file that a photograph is kept in. Pillow knows more, some of which run
-other programs."""
 NAMES = "JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000, GIF, BMP"
 HEIC = (b"heic", b"heix", b"mif1", b"heim", b"hevc")
 BODIES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")

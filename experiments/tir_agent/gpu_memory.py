@@ -96,19 +96,28 @@ def training_bytes(sizes: Sizes, rows: int, visual: int, text: int, answer_token
         visual: tokens of a prompt that are images, all images of the chat together.
         text: the other tokens of a prompt.
         answer_tokens: of a sequence; logits are made of these alone.
-        shards: GPUs that share weights, gradients and optimiser (FSDP).
+        shards: GPUs that share weights, gradients and optimiser (FSDP); of what is computed, two layers are whole, the embeddings, and
+            their gradients.
     """
     frozen = sizes.parameters - sizes.trained
     tokens = rows * (visual + text + answer_tokens)
     # of the layer that is being recomputed: inputs and outputs of attention and of the three matrices of the feed-forward part
     layer = tokens * sizes.width * HALF * 20
+    embeddings = 2 * sizes.vocabulary * sizes.width
+    gathered = embeddings + 2 * (sizes.parameters - embeddings) / sizes.layers
     return {
         "frozen weights": frozen * HALF / shards,
         "trained weights, gradients, optimiser": sizes.trained * SINGLE * 4 / shards,
+        "gathered weights and gradients": 2 * gathered * HALF if shards > 1 else 0,
         "activations": sizes.layers * tokens * sizes.width * HALF + layer,
         "activations of the vision tower": rows * visual * sizes.seeing * HALF,
         "logits": rows * (answer_tokens + 1) * sizes.vocabulary * SINGLE * 3,
     }
+
+
+def checkpoint_bytes(sizes: Sizes) -> float:
+    """Bytes of a checkpoint, which is whole: weights and Adam's two moments in float32."""
+    return 3 * sizes.trained * SINGLE
 
 
 def sampling_bytes(sizes: Sizes, rows: int, visual: int, text: int, answer_tokens: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 How to run
 ----------
     python -m experiments.tir_agent.qwen3vl_8b                # the settings beside the paper's, and the memory per GPU; needs nothing
+    python -m experiments.tir_agent.rehearsal --out results/rehearsal       # this file's run, with a tiny model on two CPU cores
     uv run ir-env tools fetch agenticir
     python -m experiments.tir_agent.sft --demos results/demos --out results/sft8b --model Qwen/Qwen3-VL-8B-Instruct \\
         --view '{"overview": 0, "glimpses": 0, "whole": 512, "images": "all"}' \\
@@ -13,8 +14,9 @@ How to run
 The policy is shown all images so far, s0 to sk, as in the paper, each whole, its longer side at most 512 pixels: here, in the fine-tuning
 above (``--view``, which the policy's folder keeps), and in evaluation. A policy that was fine-tuned with another view is refused.
 
-The code is that of ``experiments/tir_agent/nano.py``; the settings are the paper's, or stand in :data:`DEVIATIONS` with their reason. One
-GPU learns and seven sample, each with the whole model; tools and metrics run in the run's own pool on the cluster's other GPUs.
+The code is that of ``experiments/tir_agent/nano.py``; the settings are the paper's, or stand in :data:`DEVIATIONS` with their reason. All
+parameters are trained: four GPUs learn, and share weights, gradients and optimiser (FSDP2); four sample, each with the whole model, whose
+weights reach them through Ray's object store, once per node; tools and metrics run in the run's own pool on the cluster's other GPUs.
 """
 
 from ray.rllib.core.rl_module import RLModuleSpec
@@ -23,20 +25,17 @@ from experiments.training.callbacks import RestorationCallbacks
 from policies.grpo.config import GRPOConfig
 from policies.vlm.rl_module import VLMRLModule
 
-IMAGES, ROLLOUTS, SAMPLERS = 64, 8, 7
+IMAGES, ROLLOUTS, SAMPLERS, LEARNERS = 64, 8, 4, 4
 MICRO_BATCH, ANSWERS_AT_A_TIME = 8, 32
 MAX_STEPS, MAX_TOKENS = 6, 64
 VIEW = {"overview": 0, "glimpses": 0, "whole": 512, "images": "all"}
 TEXT_TOKENS = 1500
 """Of a prompt: the signatures of the tools are long."""
-LORA = {"r": 64, "lora_alpha": 128}
 TRAINING_IMAGES = 4000
-
-# rounds of a multiple of 7 groups hold at least the paper's 64 images
-GROUPS_PER_SAMPLER = -(-IMAGES // SAMPLERS)
+GROUPS_PER_SAMPLER = IMAGES // SAMPLERS
 
 name = "tir_agent_qwen3vl_8b"
-stop = {"training_iteration": -(-TRAINING_IMAGES // (SAMPLERS * GROUPS_PER_SAMPLER))}
+stop = {"training_iteration": -(-TRAINING_IMAGES // IMAGES)}
 
 pool = {"max_in_flight": 128}
 
@@ -56,7 +55,7 @@ config = (
     )
     .env_runners(num_env_runners=SAMPLERS, num_gpus_per_env_runner=1, num_envs_per_env_runner=GROUPS_PER_SAMPLER * ROLLOUTS)
     .env_runners(sample_timeout_s=3600)
-    .learners(num_learners=1, num_gpus_per_learner=1)
+    .learners(num_learners=LEARNERS, num_gpus_per_learner=1)
     .training(
         group_size=ROLLOUTS,
         rewards="final",
@@ -68,16 +67,19 @@ config = (
         lr=5e-6,
         clip_param=0.2,
         grad_clip=1.0,
+        fully_shard=True,
+        # samplers and learners compute in bfloat16, and not in the same order
+        old_logprobs="learner",
     )
     .rl_module(
         rl_module_spec=RLModuleSpec(
             module_class=VLMRLModule,
             model_config={
                 "model": "Qwen/Qwen3-VL-8B-Instruct",
-                "lora": LORA,
                 "dtype": "bfloat16",
                 "gradient_checkpointing": True,
                 "max_tokens": MAX_TOKENS,
+                "engine": "continuous",
                 "batch": ANSWERS_AT_A_TIME,
             },
         )
@@ -91,19 +93,17 @@ PAPER = {
     "images per update": (64, lambda: SAMPLERS * GROUPS_PER_SAMPLER),
     "rollouts per image": (8, lambda: config.group_size),
     "learning rate": (5e-6, lambda: config.lr),
-    "GPUs for the model": (8, lambda: config.num_env_runners * config.num_gpus_per_env_runner + config.num_gpus_per_learner),
+    "GPUs for the model": (8, lambda: SAMPLERS * config.num_gpus_per_env_runner + LEARNERS * config.num_gpus_per_learner),
     "parallel rollouts": (128, lambda: pool["max_in_flight"]),
     "images in the chat": ("all", lambda: config.env_config["view"]["images"]),
     "metrics": (6, lambda: len(config.env_config["metrics"])),
     "training images": (4000, lambda: TRAINING_IMAGES),
-    "trained parameters": ("all", lambda: f"LoRA, rank {LORA['r']}"),
+    "trained parameters": ("all", lambda: "LoRA" if config.rl_module_spec.model_config.get("lora") else "all"),
 }
 """Setting -> what the paper says, and what stands here."""
 
 DEVIATIONS = {
-    "images per update": "seven samplers with equal shares",
     "parallel rollouts": "the bound is that of tool calls in flight; rollouts that wait for no tool cost no memory of the tools' GPUs",
-    "trained parameters": "GRPO here updates on one learner, where 8B parameters with AdamW do not fit; SFT trains all of them",
 }
 
 
@@ -112,7 +112,16 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.tir_agent.gpu_memory import GIB, QWEN3_VL_8B, Sizes, on_meta, sampling_bytes, training_bytes, visual_tokens
+    from experiments.tir_agent.gpu_memory import (
+        GIB,
+        QWEN3_VL_8B,
+        Sizes,
+        checkpoint_bytes,
+        on_meta,
+        sampling_bytes,
+        training_bytes,
+        visual_tokens,
+    )
     from ir_env.view import View
 
     console = Console()
@@ -121,18 +130,18 @@ def main() -> None:
         table.add_row(name, str(paper), str(here()), DEVIATIONS.get(name, ""))
     console.print(table)
 
-    whole, adapted = Sizes.of(on_meta(QWEN3_VL_8B)), Sizes.of(on_meta(QWEN3_VL_8B, LORA))
+    whole = Sizes.of(on_meta(QWEN3_VL_8B))
     side = VIEW["whole"]
     # square images are the largest; before the last call there are as many as calls
     tokens = MAX_STEPS * visual_tokens(QWEN3_VL_8B, side, side), TEXT_TOKENS, MAX_TOKENS
     console.print(
-        f"{whole.parameters / 1e9:.2f} billion parameters, {adapted.trained / 1e6:.0f} million in the adapter; at most {tokens[0]} visual "
-        f"tokens and some {tokens[1]} others of prompt"
+        f"{whole.parameters / 1e9:.2f} billion parameters, all trained; at most {tokens[0]} visual tokens and some {tokens[1]} others of "
+        "prompt"
     )
     uses = {
         "SFT, all parameters, 8 GPUs (FSDP), 1 sequence each": training_bytes(whole, 1, *tokens, shards=8),
-        f"GRPO, learner, micro-batches of {MICRO_BATCH}": training_bytes(adapted, MICRO_BATCH, *tokens),
-        f"GRPO, sampler, {ANSWERS_AT_A_TIME} answers at a time": sampling_bytes(adapted, ANSWERS_AT_A_TIME, *tokens),
+        f"GRPO, each of {LEARNERS} learners, micro-batches of {MICRO_BATCH}": training_bytes(whole, MICRO_BATCH, *tokens, shards=LEARNERS),
+        f"GRPO, sampler, {ANSWERS_AT_A_TIME} answers at a time": sampling_bytes(whole, ANSWERS_AT_A_TIME, *tokens),
     }
     memory = Table("GiB per GPU", "in all", "of which", title="memory, estimated")
     for name, parts in uses.items():
@@ -143,6 +152,10 @@ def main() -> None:
     seen = sum(int(np.prod(space.shape or ())) * np.dtype(space.dtype).itemsize for space in View.of(VIEW).spaces(MAX_STEPS).values())
     rollouts = SAMPLERS * GROUPS_PER_SAMPLER * ROLLOUTS
     console.print(f"host memory for the images of an update's rollouts: at most {rollouts * (MAX_STEPS + 1) * seen / GIB:.0f} GiB")
+    console.print(
+        f"host memory of the weights on their way to the samplers: {2 * whole.parameters / GIB:.0f} GiB; of the first learner at a "
+        f"checkpoint, and of each when resumed: {checkpoint_bytes(whole) / GIB:.0f} GiB"
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from tool_actors.errors import IrEnvError, UnknownNameError
 
 MODES = ("grpo", "mar", "gdpo")
+SCALES = ("group", "batch", "none")
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,25 @@ class AdvantageOptions:
     """The least |m_k| that a deviation is divided by; the paper divides by m_k, which a gain can bring to zero or below."""
     std_epsilon: float = 1e-4
     """Added to every standard deviation that is divided by (TRL's value; TIR-Agent writes none)."""
-    divide_by_std: bool = True
-    """False only centres within the group, as Dr. GRPO does."""
+    scale_rewards: str = "group"
+    """What a centred reward is divided by: its standard deviation within its ``group`` (equation 8), that of the whole ``batch`` around
+    the groups' means, or ``none``, as Dr. GRPO does. A group of rollouts that differ by next to nothing is as loud as any other by its own
+    deviation, and as quiet as it deserves by the batch's."""
     normalise_batch: bool | None = None
     """Also normalise the advantages over the batch; by default in ``gdpo`` alone."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Weight per reward in ``grpo`` and ``gdpo``; 1 where it says nothing."""
+    """Weight per reward; 1 where it says nothing. In ``mar`` each of equation 7's weights is multiplied by it, and all are divided by their
+    sum: beyond the paper, whose metrics weigh alike, for a metric that is won more easily than the others."""
 
     def __post_init__(self):
         if self.mode not in MODES:
             raise UnknownNameError("advantage mode", self.mode, MODES)
+        if self.scale_rewards not in SCALES:
+            raise UnknownNameError("scale of rewards", self.scale_rewards, SCALES)
         if self.mode != "mar" and not (self.mar and self.decouple and self.dynamic_weights):
             raise IrEnvError(f"mar, decouple and dynamic_weights are switches of the advantage mode 'mar'; the mode is {self.mode!r}")
-        if self.mode == "mar" and self.weights:
-            raise IrEnvError("the advantage mode 'mar' weighs the metrics itself; leave the weights out, or use 'grpo' or 'gdpo'")
+        if any(not weight >= 0 for weight in self.weights.values()):
+            raise IrEnvError(f"weights of rewards must be at least 0, not {dict(self.weights)}")
         if not (self.clip >= 0 and 0 < self.beta <= 1 and self.floor > 0 and self.std_epsilon >= 0):
             raise IrEnvError(
                 f"advantages need clip >= 0, 0 < beta <= 1, floor > 0 and std_epsilon >= 0, not clip={self.clip}, beta={self.beta}, "
@@ -139,6 +145,8 @@ class AdvantageEstimator:
         for name in options.weights:
             if name not in names:
                 raise UnknownNameError("reward", name, names, "It has a weight, and the environment reports none of that name.")
+        if not any(options.weights.get(name, 1.0) for name in names):
+            raise IrEnvError(f"all rewards, {list(names)}, have the weight 0; leave one out of the weights")
         self.options, self.names = options, tuple(names)
         self.state = MARState(options.clip, options.beta, options.floor)
 
@@ -161,13 +169,12 @@ class AdvantageEstimator:
             if not np.isfinite(rewards[..., k]).all():
                 raise IrEnvError(f"a rollout's reward by {name!r} is not finite; leave that metric out, or find the image that breaks it")
         batch_mean = rewards.mean((0, 1))
+        weights = np.array([self.options.weights.get(name, 1.0) for name in self.names])
         if self.options.weighs_dynamically:
-            weights = self.state.weights(batch_mean)
+            weights = weights * self.state.weights(batch_mean)
             self.state.update(batch_mean)
-        elif self.options.mode == "mar":
-            weights = np.full(len(self.names), 1.0 / len(self.names))
-        else:
-            weights = np.array([self.options.weights.get(name, 1.0) for name in self.names])
+        if self.options.mode == "mar":
+            weights = weights / weights.sum()
         columns, column_weights = rewards, weights
         if extra is not None:
             columns = np.concatenate([rewards, np.asarray(extra, np.float64)], axis=2)
@@ -177,28 +184,32 @@ class AdvantageEstimator:
     def _combine(self, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
         options = self.options
         if options.sums_first:
-            combined = group_normalise(columns @ weights, options.std_epsilon, options.divide_by_std)
+            combined = group_normalise(columns @ weights, options.std_epsilon, options.scale_rewards)
         else:
-            combined = group_normalise(columns.swapaxes(1, 2), options.std_epsilon, options.divide_by_std).swapaxes(1, 2) @ weights
+            # (K, B, G): the batch of one reward is not that of another
+            combined = group_normalise(np.moveaxis(columns, 2, 0), options.std_epsilon, options.scale_rewards).transpose(1, 2, 0) @ weights
         return batch_normalise(combined, options.std_epsilon) if options.normalises_batch else combined
 
 
-def group_normalise(rewards: np.ndarray, std_epsilon: float, divide_by_std: bool = True) -> np.ndarray:
-    """``(r - mean) / (std + epsilon)`` over the last axis, the rollouts of a group (equation 8), with the sample standard deviation.
+def group_normalise(rewards: np.ndarray, std_epsilon: float, scale: str = "group") -> np.ndarray:
+    """``(r - mean) / (std + epsilon)``, with the mean over the last axis, the rollouts of a group (equation 8).
 
     A group whose rewards are all equal gives exactly 0.
 
     Args:
-        rewards: (..., G).
+        rewards: (..., B, G); of less than two axes one group.
         std_epsilon: added to the standard deviation.
-        divide_by_std: False only subtracts the mean.
+        scale: ``group`` divides by the sample standard deviation of each group; ``batch`` by the root of the mean of the groups'
+            variances over axis B; ``none`` by nothing.
     """
     varied = rewards.max(-1, keepdims=True) > rewards.min(-1, keepdims=True)
     centred = np.where(varied, rewards - rewards.mean(-1, keepdims=True), 0.0)
-    if not divide_by_std:
+    if scale == "none":
         return centred
-    spread = rewards.std(-1, ddof=min(1, rewards.shape[-1] - 1), keepdims=True)
-    return centred / np.where(varied, spread + std_epsilon, 1.0)
+    variance = rewards.var(-1, ddof=min(1, rewards.shape[-1] - 1), keepdims=True)
+    if scale == "batch" and rewards.ndim > 1:
+        variance = np.where(varied, variance, 0.0).mean(-2, keepdims=True)
+    return centred / np.where(variance > 0, np.sqrt(variance) + std_epsilon, 1.0)
 
 
 def batch_normalise(advantages: np.ndarray, std_epsilon: float) -> np.ndarray:

@@ -13,6 +13,8 @@ from policies.grpo.loss import NORMALISATIONS
 from policies.grpo.rollouts import REWARDS
 from tool_actors.errors import IrEnvError, UnknownNameError
 
+OLD_LOGPROBS = ("sampler", "learner")
+
 
 class GRPOConfig(AlgorithmConfig):
     """Settings of :class:`policies.grpo.algorithm.GRPO`; see :meth:`training`.
@@ -33,7 +35,7 @@ class GRPOConfig(AlgorithmConfig):
         self.advantage = "mar"
         self.mar, self.decouple, self.dynamic_weights = True, True, True
         self.mar_clip, self.mar_beta, self.mar_floor = 0.2, 0.1, 1e-3
-        self.std_epsilon, self.divide_by_std = 1e-4, True
+        self.std_epsilon, self.scale_rewards = 1e-4, "group"
         self.normalise_batch: bool | None = None
         self.clip_param = 0.2
         self.clip_param_high: float | None = None
@@ -42,6 +44,8 @@ class GRPOConfig(AlgorithmConfig):
         self.max_rollout_tokens: int | None = None
         self.num_epochs, self.num_minibatches = 1, 1
         self.micro_batch_size: int | None = None
+        self.old_logprobs = "sampler"
+        self.fully_shard = False
         # an AlgorithmConfig's
         self.lr = 5e-6
         self.env_runner_cls = GroupEnvRunner
@@ -50,6 +54,8 @@ class GRPOConfig(AlgorithmConfig):
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 16
         self.sample_timeout_s = 600.0
+        # a value head has no part in the loss, nor an encoder that is run once per update
+        self.torch_ddp_kwargs = {"find_unused_parameters": True}
         # tokens are indices: RLlib would shift them by the space's lower bound
         self.normalize_actions, self.clip_actions = False, False
 
@@ -70,7 +76,7 @@ class GRPOConfig(AlgorithmConfig):
         mar_beta: float = NotProvided,
         mar_floor: float = NotProvided,
         std_epsilon: float = NotProvided,
-        divide_by_std: bool = NotProvided,
+        scale_rewards: str = NotProvided,
         normalise_batch: bool | None = NotProvided,
         clip_param: float = NotProvided,
         clip_param_high: float | None = NotProvided,
@@ -81,6 +87,8 @@ class GRPOConfig(AlgorithmConfig):
         num_epochs: int = NotProvided,
         num_minibatches: int = NotProvided,
         micro_batch_size: int | None = NotProvided,
+        old_logprobs: str = NotProvided,
+        fully_shard: bool = NotProvided,
         **kwargs: Any,
     ) -> GRPOConfig:
         """Set what GRPO adds to RLlib's settings (``lr``, ``grad_clip``, ... are RLlib's).
@@ -92,7 +100,7 @@ class GRPOConfig(AlgorithmConfig):
             rounds_per_iteration: rounds that every runner samples before an update.
             rewards: ``final``, ``gain`` or ``return``, see :func:`policies.grpo.rollouts.rollout_rewards`. The first two give the same
                 advantages but for MAR's weights: MAR divides by running means, which those of gains, near zero, do not bear well.
-            metric_weights: weight per metric for the advantages ``grpo`` and ``gdpo``; 1 where it says nothing.
+            metric_weights: weight per metric; 1 where it says nothing. ``mar`` multiplies its own weights by them.
             format_weight: weight of one more reward, the share of a rollout's steps that were valid.
             economy_weight: weight of one more reward, minus the number of tools that were run. Metrics do not mind a tool that changes
                 next to nothing.
@@ -104,7 +112,8 @@ class GRPOConfig(AlgorithmConfig):
             mar_beta: β of its equation 6.
             mar_floor: the least running mean that a deviation is divided by.
             std_epsilon: added to standard deviations.
-            divide_by_std: False only centres the rewards of a group, as Dr. GRPO does.
+            scale_rewards: what the rewards of a group are divided by: the deviation of their ``group``, that of the whole ``batch``, or
+                ``none``, as Dr. GRPO does.
             normalise_batch: normalise advantages over the batch, too; by default for ``gdpo`` alone.
             clip_param: the ratio is clipped below at 1 - this,
             clip_param_high: and above at 1 + this; by default the same number.
@@ -114,7 +123,11 @@ class GRPOConfig(AlgorithmConfig):
             max_rollout_tokens: the most tokens a rollout can have (steps times tokens per action); ``dr_grpo`` divides by it.
             num_epochs: passes over the batch.
             num_minibatches: optimiser steps per pass, on equal numbers of whole rollouts.
-            micro_batch_size: rows (steps of rollouts) in memory at a time; changes no gradient. None takes a minibatch whole.
+            micro_batch_size: rows (steps of rollouts) in a learner's memory at a time; changes no gradient. None takes a minibatch whole.
+            old_logprobs: of the ratio's denominator: ``sampler``, as they were drawn; or ``learner``, recomputed before the first step,
+                for samplers that compute otherwise. Either way ``sampling_gap`` tells how far the two are apart.
+            fully_shard: learners share parameters, gradients and optimiser (FSDP2) instead of having copies (DDP); for modules that
+                implement :meth:`policies.grpo.token_policy.TokenPolicy.shard`. Neither changes the update, nor does ``num_learners``.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         super().training(**kwargs)
@@ -134,7 +147,7 @@ class GRPOConfig(AlgorithmConfig):
             beta=self.mar_beta,
             floor=self.mar_floor,
             std_epsilon=self.std_epsilon,
-            divide_by_std=self.divide_by_std,
+            scale_rewards=self.scale_rewards,
             normalise_batch=self.normalise_batch,
             weights=dict(self.metric_weights),
         )
@@ -146,8 +159,13 @@ class GRPOConfig(AlgorithmConfig):
                 f"a runner's num_envs_per_env_runner ({self.num_envs_per_env_runner}) must hold whole groups of group_size "
                 f"({self.group_size}), and a group has at least 2 rollouts"
             )
-        if self.num_learners > 1:
-            raise IrEnvError("GRPO updates on one learner: RLlib cuts rollouts to share them out. Set num_learners to 0 or 1.")
+        rollouts = max(1, self.num_env_runners) * self.num_envs_per_env_runner
+        if self.num_learners > rollouts:
+            raise IrEnvError(f"{self.num_learners} learners cannot share {rollouts} rollouts: lower num_learners, or sample more")
+        if self.fully_shard and self.num_learners < 1:
+            raise IrEnvError("fully_shard needs learners in processes of their own: set num_learners to 1 or more")
+        if self.old_logprobs not in OLD_LOGPROBS:
+            raise UnknownNameError("old_logprobs", self.old_logprobs, OLD_LOGPROBS)
         for name in ("rounds_per_iteration", "num_epochs", "num_minibatches"):
             if getattr(self, name) < 1:
                 raise IrEnvError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -163,6 +181,12 @@ class GRPOConfig(AlgorithmConfig):
         if self.env_config.get("group_size", self.group_size) != self.group_size:
             theirs = self.env_config["group_size"]
             raise IrEnvError(f"env_config and GRPO differ in group_size, {theirs} and {self.group_size}: leave it out of env_config")
+
+    def build_learner_group(self, *, env=None, spaces=None, rl_module_spec=None, placement_group=None):
+        from policies.grpo.learner_group import RolloutLearnerGroup
+
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return RolloutLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     def get_default_learner_class(self):
         from policies.grpo.learner import GRPOTorchLearner

@@ -29,10 +29,13 @@ class LossOptions:
     entropy_coeff: float = 0.0
 
 
-def token_weights(mask: Tensor, rollout: Tensor, normalisation: str = "grpo", max_tokens: int | None = None) -> Tensor:
+def token_weights(
+    mask: Tensor, rollout: Tensor, normalisation: str = "grpo", max_tokens: int | None = None, rollouts: int | None = None
+) -> Tensor:
     """What each token counts in the loss, which is the weighted sum over tokens: float32 (R, T), 0 where the mask is 0.
 
-    Since the weights are fixed for the whole batch before it is split, the micro-batches' gradients add up to that of the batch.
+    Since the weights are fixed for the whole batch before it is split, the gradients of micro-batches, and of learners, add up to that of
+    the batch.
 
     Args:
         mask: (R, T), nonzero where the policy chose the token.
@@ -40,12 +43,14 @@ def token_weights(mask: Tensor, rollout: Tensor, normalisation: str = "grpo", ma
         normalisation: ``grpo``, the mean over the tokens of each rollout and then over rollouts (DeepSeekMath, equation 3); or
             ``dr_grpo``, the sum over tokens divided by a constant, so that a long rollout's tokens count as much as a short one's.
         max_tokens: that constant, the most tokens a rollout can have; for ``dr_grpo``.
+        rollouts: how many the batch has, where the rows are a learner's share of it; by default those of the rows. A rollout is in one
+            share.
     """
     mask = (mask != 0).float()
-    _, index = torch.unique(rollout, return_inverse=True)
-    rollouts = int(index.max()) + 1
+    numbers, index = torch.unique(rollout, return_inverse=True)
+    rollouts = rollouts or len(numbers)
     if normalisation == "grpo":
-        lengths = torch.zeros(rollouts, device=mask.device).index_add_(0, index, mask.sum(1))
+        lengths = torch.zeros(len(numbers), device=mask.device).index_add_(0, index, mask.sum(1))
         return mask / lengths.clamp(min=1.0)[index, None] / rollouts
     if normalisation == "dr_grpo":
         if not max_tokens:

@@ -97,6 +97,19 @@ def diversity(episodes: Sequence[SingleAgentEpisode], group_size: int) -> float:
     return float(np.mean([len(set(paths[start : start + group_size])) / group_size for start in range(0, len(paths), group_size)]))
 
 
+def share_out(episodes: Sequence[SingleAgentEpisode], count: int) -> list[list[SingleAgentEpisode]]:
+    """Whole rollouts for each of ``count`` learners, none without, so that their numbers of steps are nearly equal."""
+    if len(episodes) < count:
+        raise IrEnvError(f"{count} learners cannot share {len(episodes)} rollouts: lower num_learners, or sample more")
+    shares: list[list[int]] = [[] for _ in range(count)]
+    steps = [0] * count
+    for index in sorted(range(len(episodes)), key=lambda index: -len(episodes[index])):
+        least = min(range(count), key=lambda learner: (steps[learner], learner))
+        shares[least].append(index)
+        steps[least] += len(episodes[index])
+    return [[episodes[index] for index in sorted(share)] for share in shares]
+
+
 def add_column(episodes: Sequence[SingleAgentEpisode], name: str, values: Sequence[float] | np.ndarray) -> None:
     """Give every step of rollout i the value ``values[i]`` in the train batch's column ``name``.
 

@@ -120,19 +120,22 @@ class VisionLanguageModel:
 
     def encode(self, chats: Sequence[Messages], device: str | torch.device | None = None) -> dict[str, Tensor]:
         """Chats as the model's inputs, padded on the left; images go through the model's own processor."""
-        from PIL import Image
-
-        texts = [self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-        images = [
-            [Image.fromarray(part["image"]) for message in chat for part in message["content"] if part["type"] == "image"] for chat in chats
-        ]
-        inputs = self.processor(text=texts, images=images if any(images) else None, padding=True, padding_side="left", return_tensors="pt")
+        texts, images = zip(*map(self.text_and_images, chats), strict=True)
+        images = list(images) if any(images) else None
+        inputs = self.processor(text=list(texts), images=images, padding=True, padding_side="left", return_tensors="pt")
         device, dtype = device or self.device, self.model.dtype
         return {
             name: value.to(device, dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
             if isinstance(value, Tensor)
         }
+
+    def text_and_images(self, chat: Messages) -> tuple[str, list[Any]]:
+        """A chat as the model's template writes it, up to where the answer begins, and its images as Pillow's."""
+        from PIL import Image
+
+        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return text, [Image.fromarray(part["image"]) for message in chat for part in message["content"] if part["type"] == "image"]
 
     def encode_answers(self, texts: Sequence[str], device: str | torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Answers with the token that ends a turn: tokens int64 (B, T), padded on the right, and their mask, bool."""
@@ -213,8 +216,8 @@ class VisionLanguageModel:
         read = {name: value[:, :-1] if value.shape == shape else value for name, value in prompts.items()}
         cache = self.model(**read, use_cache=True, logits_to_keep=1).past_key_values
         cache.batch_select_indices(rows)
-        if self._rope_deltas is not None:
-            self._core.rope_deltas = self._rope_deltas[rows]
+        if self.rope_deltas is not None:
+            self._core.rope_deltas = self.rope_deltas[rows]
         return {"past_key_values": cache, **{name: prompts[name][rows] for name in ("input_ids", "attention_mask")}}
 
     @property
@@ -223,7 +226,7 @@ class VisionLanguageModel:
         return base.model
 
     @property
-    def _rope_deltas(self) -> Tensor | None:
+    def rope_deltas(self) -> Tensor | None:
         """How far each prompt's positions, which count an image's tokens by rows and columns, are from the number of its tokens."""
         return getattr(self._core, "rope_deltas", None)
 
@@ -247,7 +250,7 @@ class VisionLanguageModel:
         ``rows`` is that of :meth:`generate`.
         """
         logits = self._answer_logits(prompts, tokens, mask, rows)
-        logprobs = self._shaped(logits, temperature).log_softmax(-1)
+        logprobs = self.shaped(logits, temperature).log_softmax(-1)
         chosen = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         # a barred token has probability 0, and adds nothing
         entropies = -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0.0)).sum(-1)
@@ -269,14 +272,14 @@ class VisionLanguageModel:
             return read.logits[rows]
         attended = torch.cat([prompts["attention_mask"][rows], mask.to(prompts["attention_mask"].dtype)], dim=1)
         positions = attended.cumsum(1)[:, -width:-1] - 1
-        if self._rope_deltas is not None:
-            positions = (positions + self._rope_deltas[rows]).expand(3, -1, -1)
+        if self.rope_deltas is not None:
+            positions = (positions + self.rope_deltas[rows]).expand(3, -1, -1)
         rest = self.model(
             input_ids=tokens[:, :-1], attention_mask=attended[:, :-1], position_ids=positions, past_key_values=cache, use_cache=True
         )
         return torch.cat([read.logits[rows], rest.logits], dim=1)
 
-    def _shaped(self, logits: Tensor, temperature: float) -> Tensor:
+    def shaped(self, logits: Tensor, temperature: float) -> Tensor:
         """The logits of the distribution that is drawn from."""
         logits = logits.float() / (temperature or 1.0)
         if self.barred_tokens:
@@ -284,7 +287,7 @@ class VisionLanguageModel:
         return logits
 
     def _logprobs_of(self, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        return self._shaped(logits, temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        return self.shaped(logits, temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
     # -- keeping ------------------------------------------------------------------------------------------------------------------
 

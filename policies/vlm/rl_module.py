@@ -12,16 +12,19 @@ import gymnasium
 import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from ir_env.actions import MALFORMED, ActionTable
 from ir_env.planner import Planner
 from ir_env.view import View
 from policies.grpo.token_policy import TOKEN_MASK, TokenPolicy, TrainableStateModule
+from policies.vlm.engines import ENGINES, GENERATE, SamplingEngine, make_engine
 from policies.vlm.model import MAX_TOKENS, VisionLanguageModel
 from policies.vlm.parser import parse
 from policies.vlm.planner import PolicySettings, VLMPlanner
-from policies.vlm.prompts import distinct, same_prompt
-from tool_actors.errors import IrEnvError
+from policies.vlm.prompts import Messages, distinct, same_prompt
+from policies.vlm.sharding import shard
+from tool_actors.errors import IrEnvError, UnknownNameError
 
 
 class VLMRLModule(TrainableStateModule, TokenPolicy):
@@ -38,6 +41,8 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
     * ``train_vision``: False keeps the vision tower as it is (default True).
     * ``temperature`` of exploration (default 1); inference takes the most probable token.
     * ``max_tokens``: longest answer (default 64).
+    * ``engine``: what writes the answers, ``generate`` (the default), ``continuous`` or ``vllm``, see :mod:`policies.vlm.engines`; and
+      ``engine_options`` of the last.
     * ``batch``: answers written at a time (default 64), which bounds the memory of sampling.
     * ``dtype``: e.g. ``"bfloat16"``; by default float32. New adapters are float32 in any case.
     * ``gradient_checkpointing``: less memory for a third more computation (default False).
@@ -67,9 +72,13 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.temperature = float(options.get("temperature", 1.0))
         self.max_tokens, self.batch = int(options.get("max_tokens", MAX_TOKENS)), int(options.get("batch", 64))
+        self._engine: SamplingEngine | None = None
+        if (engine := options.get("engine", GENERATE)) not in ENGINES:
+            raise UnknownNameError("sampling engine", engine, ENGINES)
         # in a list: it is neither trained, nor sent, nor stored
         kept = options.get("keep_reference") and not self.inference_only
         self._reference = [copy.deepcopy(self.model).requires_grad_(False)] if kept else []
+        self.sharded = False
 
     Settings = PolicySettings
 
@@ -91,52 +100,65 @@ class VLMRLModule(TrainableStateModule, TokenPolicy):
     def _forward_inference(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         return self._answer(batch[Columns.OBS], 0.0)
 
+    @property
+    def engine(self) -> SamplingEngine:
+        """What samples; made when it first does, which a learner's never does."""
+        if self._engine is None:
+            options = dict(self.model_config)
+            name, settings = options.get("engine", GENERATE), options.get("engine_options")
+            self._engine = make_engine(name, self.vlm, self.max_tokens, self.batch, settings)
+            self._engine.load_weights(self.get_state(inference_only=True))
+        return self._engine
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if self._engine is not None:
+            self._engine.load_weights(state)
+
     def _answer(self, observation: Mapping[str, Tensor], temperature: float) -> dict[str, Any]:
-        rows = len(observation["step"])
-        tokens = torch.full((rows, self.max_tokens), self.vlm.tokenizer.pad_token_id)
-        logprobs, mask = torch.zeros(rows, self.max_tokens), torch.zeros(rows, self.max_tokens)
-        texts: list[str] = []
-        for start in range(0, rows, self.batch):
-            part = {name: value[start : start + self.batch] for name, value in observation.items()}
-            prompts, asked = self._prompts(part)
-            written = self.vlm.generate(prompts, temperature, self.max_tokens, rows=asked)
-            place = slice(start, start + len(written.texts)), slice(0, written.tokens.shape[1])
-            tokens[place], logprobs[place], mask[place] = written.tokens.cpu(), written.logprobs.cpu(), written.mask.float().cpu()
-            texts += written.texts
+        written = self.engine.answer(*self._chats(observation), temperature)
         return {
-            Columns.ACTIONS: tokens,
-            Columns.ACTIONS_FOR_ENV: self.meanings(texts),
-            Columns.ACTION_LOGP: logprobs,
-            TOKEN_MASK: mask,
+            Columns.ACTIONS: written.tokens,
+            Columns.ACTIONS_FOR_ENV: self.meanings(written.texts),
+            Columns.ACTION_LOGP: written.logprobs,
+            TOKEN_MASK: written.mask.float(),
         }
 
-    def _prompts(self, observation: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The distinct prompts, and which of them each observation is: the members of a group begin with the same, and may go on so."""
+    def _chats(self, observation: Mapping[str, Tensor]) -> tuple[list[Messages], list[int]]:
+        """The distinct chats, and which of them each observation is: the members of a group begin with the same, and may go on so."""
         seen = {name: observation[name].cpu().numpy() for name in self.settings.view.spaces(1)}
         histories, steps = observation["history"].long().cpu().numpy() - 1, observation["step"].reshape(-1).long().tolist()
         calls = [history[:step].tolist() for history, step in zip(histories, steps, strict=True)]
         pictures = [self.prompter.pictures({name: each[row] for name, each in seen.items()}) for row in range(len(calls))]
         first, rows = distinct(list(map(same_prompt, pictures, calls)))
-        chats = [self.prompter.messages(pictures[index], calls[index]) for index in first]
-        if len(chats) == len(rows):
-            return self.vlm.encode(chats), None
-        if self.checkpointing and torch.is_grad_enabled():
-            # transformers keeps no cache then
-            return self.vlm.encode([chats[row] for row in rows]), None
-        return self.vlm.encode(chats), torch.tensor(rows, device=self.vlm.device)
+        return [self.prompter.messages(pictures[index], calls[index]) for index in first], rows
 
-    # -- scoring ------------------------------------------------------------------------------------------------------------------
+    # -- learning -----------------------------------------------------------------------------------------------------------------
+
+    def _prompts(self, chats: list[Messages], rows: list[int]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The model's inputs, and which of them each observation has; None where each has its own."""
+        if self.sharded or (self.checkpointing and torch.is_grad_enabled()):
+            # learners that share parameters must all call the model equally often; and transformers keeps no cache while it recomputes
+            return self.vlm.encode([chats[row] for row in rows]), None
+        return self.vlm.encode(chats), None if len(chats) == len(rows) else torch.tensor(rows, device=self.vlm.device)
 
     def score_actions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         mask = batch[TOKEN_MASK].reshape(len(batch[TOKEN_MASK]), -1) > 0
         width = int(mask.sum(1).max())
         tokens = batch[Columns.ACTIONS].reshape(mask.shape).long()
         with self._checkpointed():
-            prompts, asked = self._prompts(batch[Columns.OBS])
+            prompts, asked = self._prompts(*self._chats(batch[Columns.OBS]))
             scores = self.vlm.score(prompts, tokens[:, :width], mask[:, :width], self.temperature, asked)
         # back to the full width, in which the columns of the batch are
         logprobs, entropies = (torch.nn.functional.pad(score, (0, mask.shape[1] - width)) for score in scores)
         return logprobs, entropies
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """FSDP2, of the kept reference too; runners get the weights in the type that ``dtype`` says, whatever the learners keep."""
+        self.runner_dtypes = {name: parameter.dtype for name, parameter in self.named_parameters()}
+        for model in (self.model, *self._reference):
+            shard(model, mesh)
+        self.sharded = True
 
     @contextmanager
     def _checkpointed(self) -> Iterator[None]:

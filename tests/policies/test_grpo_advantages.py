@@ -130,7 +130,7 @@ def test_an_extra_reward_has_its_fixed_weight_and_no_part_in_mar():
 
 
 def test_centring_alone():
-    np.testing.assert_allclose(estimate([[[1.0], [4.0]]], mode="grpo", divide_by_std=False).advantages, [[-1.5, 1.5]])
+    np.testing.assert_allclose(estimate([[[1.0], [4.0]]], mode="grpo", scale_rewards="none").advantages, [[-1.5, 1.5]])
 
 
 def test_the_state_goes_on_where_it_was():
@@ -149,7 +149,8 @@ def test_the_state_goes_on_where_it_was():
     [
         ({"mode": "marr"}, "did you mean 'mar'"),
         ({"mode": "gdpo", "decouple": False}, "switches of the advantage mode 'mar'"),
-        ({"mode": "mar", "weights": {"psnr": 2.0}}, "weighs the metrics itself"),
+        ({"weights": {"psnr": -1.0}}, "at least 0"),
+        ({"scale_rewards": "std"}, "scale of rewards"),
         ({"beta": 0.0}, "0 < beta"),
         ({"mode": "gdpo", "weights": {"psrn": 1.0}}, "unknown reward 'psrn'"),
     ],
@@ -164,3 +165,33 @@ def test_bad_rewards_are_named():
         estimate([[[1.0, np.nan], [2.0, 2.0]]])
     with pytest.raises(IrEnvError, match="shape"):
         AdvantageEstimator(AdvantageOptions(), ("psnr",))([[1.0, 2.0]])
+
+
+def test_by_the_deviation_of_the_batch_groups_count_as_they_vary():
+    rewards = np.array([[[1.0], [1.0], [3.0]], [[5.0], [5.0], [5.2]], [[4.0], [4.0], [4.0]]])
+    advantages = estimate(rewards, scale_rewards="batch", std_epsilon=0.0).advantages
+    np.testing.assert_allclose(advantages[1], advantages[0] / 10)
+    np.testing.assert_array_equal(advantages[2], 0.0)
+    np.testing.assert_allclose(advantages.var(1, ddof=1).mean(), 1.0)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_each_reward_is_scaled_by_itself(scale):
+    rewards = np.random.default_rng(4).normal(size=(5, 4, 2))
+    louder = rewards * [1.0, 100.0]
+    one, other = (estimate(each, dynamic_weights=False, scale_rewards=scale, std_epsilon=0.0).advantages for each in (rewards, louder))
+    np.testing.assert_allclose(one, other)
+
+
+def test_weights_given_to_mar_multiply_its_own():
+    rewards = np.random.default_rng(5).normal(size=(2, 5, 4, 2))
+    plain, weighted = (AdvantageEstimator(AdvantageOptions(weights=weights), ("psnr", "ssim")) for weights in ({}, {"ssim": 0.5}))
+    for batch in rewards:
+        own, ours = plain(batch).weights, weighted(batch).weights
+        np.testing.assert_allclose(ours, own * [1.0, 0.5] / (own * [1.0, 0.5]).sum())
+    assert own[0] != own[1], "by the second batch they have moved"
+
+
+def test_weights_that_are_all_zero_are_named():
+    with pytest.raises(IrEnvError, match="leave one out"):
+        AdvantageEstimator(AdvantageOptions(weights={"psnr": 0.0}), ("psnr",))

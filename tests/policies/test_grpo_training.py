@@ -151,8 +151,9 @@ def test_minibatches_are_whole_rollouts_and_leave_no_row_out():
     torch.manual_seed(0)
     rollout = torch.tensor([0] * 3 + [1] + [2] * 6 + [3] * 2 + [4])
     for count in (1, 2, 3, 9):
-        parts = list(rollout_minibatches(rollout, count))
-        assert len(parts) == min(count, 5)
+        minibatches = list(rollout_minibatches(rollout, count, 5))
+        parts = [rows for rows, _ in minibatches]
+        assert len(parts) == min(count, 5) and sum(members for _, members in minibatches) == 5
         assert sorted(torch.cat(parts).tolist()) == list(range(13)), "RLlib's would fill the last one up from the start"
         owners = [set(rollout[part].tolist()) for part in parts]
         assert sum(map(len, owners)) == 5, "no rollout is cut"
@@ -430,6 +431,7 @@ def test_the_other_advantages_train_as_well(options):
         ({"rewards": "gains"}, "did you mean 'gain'"),
         ({"micro_batch_size": 0}, "micro_batch_size"),
         ({"num_epochs": 0}, "num_epochs"),
+        ({"old_logprobs": "learned"}, "did you mean 'learner'"),
     ],
 )
 def test_bad_settings_are_named(training, words):
@@ -438,8 +440,10 @@ def test_bad_settings_are_named(training, words):
 
 
 def test_bad_combinations_are_named():
-    with pytest.raises(IrEnvError, match="one learner"):
-        settings().learners(num_learners=2).validate()
+    with pytest.raises(IrEnvError, match="9 learners cannot share 8 rollouts"):
+        settings().learners(num_learners=9).validate()
+    with pytest.raises(IrEnvError, match="processes of their own"):
+        settings(fully_shard=True).validate()
     config = settings()
     config.env_config["group_size"] = 2
     with pytest.raises(IrEnvError, match="differ in group_size, 2 and 4"):

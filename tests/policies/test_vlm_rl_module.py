@@ -1,6 +1,7 @@
 """The vision-language policy under RLlib: its tokens are the actions, and what they mean goes to the environment."""
 
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from ir_env.planner import run
 from ir_env.vector_env import RestorationVectorEnv
 from policies.grpo.config import GRPOConfig
 from policies.loading import load_checkpoint
+from policies.vlm.engines import ContinuousEngine, make_engine
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.planner import PolicySettings, VLMPlanner
 from policies.vlm.rl_module import VLMRLModule
-from tool_actors.errors import IrEnvError
+from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.toolboxes import load_toolbox
 
 TOOLS = ["tv.denoise", "dcp.strong", "gamma.brighten"]
@@ -192,6 +194,60 @@ def test_recomputed_activations_change_no_gradient(taught):
     assert gradients[0].keys() == gradients[1].keys() and not any(".visual." in name for name in gradients[0])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [2, 64])
+def test_continuous_batching_writes_what_generate_does(taught, batch):
+    module, batch_of_three = module_of(taught)
+    chats, _ = module._chats(batch_of_three[Columns.OBS])
+    prompter = module.prompter
+    sheet = np.full((64, 352, 3), 90, np.uint8)
+    # prompts and answers of several lengths, two of them to one prompt
+    chats = [*chats, prompter.messages([sheet], ()), prompter.messages([sheet], (0, 1)), prompter.messages([sheet], (2,))]
+    rows = [0, 3, 4, 4, 5, *range(1, len(chats))][:7]
+    engines = [make_engine(name, module.vlm, MAX_TOKENS, batch) for name in ("generate", "continuous")]
+    one, other = (engine.answer(chats, rows, 0.0) for engine in engines)
+    assert one.texts == other.texts and torch.equal(one.tokens, other.tokens) and torch.equal(one.mask, other.mask)
+    torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+    torch.manual_seed(0)
+    drawn = engines[1].answer(chats, rows, 1.5)
+    assert len(set(drawn.mask.sum(1).tolist())) > 1, "some ended before others"
+    scored = module.vlm.logprobs(module.vlm.encode([chats[row] for row in rows]), drawn.tokens, drawn.mask, 1.5)
+    torch.testing.assert_close(drawn.logprobs, scored, atol=1e-5, rtol=0)
+
+
+def test_a_policy_samples_with_the_engine_that_it_names(taught):
+    module, batch = module_of(taught, engine="continuous")
+    greedy = module.forward_inference(batch)[Columns.ACTIONS]
+    assert isinstance(module.engine, ContinuousEngine)
+    assert torch.equal(greedy, module_of(taught)[0].forward_inference(batch)[Columns.ACTIONS])
+
+
+def test_engines_that_are_not_there_are_named(taught):
+    with pytest.raises(UnknownNameError, match="did you mean 'continuous'"):
+        module_of(taught, engine="continous")
+    module, batch = module_of(taught, engine="generate", engine_options={"dtype": "float32"})
+    with pytest.raises(IrEnvError, match="engine_options are those of the engine 'vllm'"):
+        module.forward_inference(batch)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="it is installed")
+def test_without_vllm_its_engine_says_what_to_do(taught):
+    module, batch = module_of(taught, engine="vllm")
+    with pytest.raises(IrEnvError, match="needs vLLM, which is not installed"):
+        module.forward_inference(batch)
+
+
+def test_bfloat16_travels_bit_by_bit(taught):
+    module, _ = module_of(taught, dtype="bfloat16")
+    state = module.get_state()
+    assert {value.dtype.name for value in state.values()} == {"uint16"}
+    other, _ = module_of(taught, dtype="bfloat16")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.set_state(state)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(module.parameters(), other.parameters(), strict=True))
 
 
 def test_bad_settings_are_named(taught):
