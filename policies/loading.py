@@ -43,6 +43,13 @@ PLANNERS: dict[str, Callable[[int], Planner]] = {
     "tir_agent": lambda seed: _tir_agent(),
 }
 """Name -> planner, made from a seed. Add one of your own here, or pass the object itself wherever a policy is asked for."""
+WITHOUT_WEIGHTS = ("nothing", "random", "greedy", "beam", "rl_restore", "all_in_one")
+"""Those of them that decide without any weights of ``policies/``; the others have a network of their own, or perceive with the encoder."""
+
+
+def shipped_weights() -> list[Path]:
+    """The files of weights in ``policies/`` that come with the project, sorted."""
+    return sorted(Path(__file__).parent.glob("*/weights/**/*.safetensors"))
 
 
 def _rl_restore() -> Planner:

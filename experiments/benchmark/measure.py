@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from ir_env.metrics import DEFAULT_METRICS, NO_REFERENCE_METRICS, MetricSuite, M
 from ir_env.planner import Planner, run
 from ir_env.process import RestorationProcess
 from ir_env.rewards import DEFAULT_WEIGHTS
-from policies.loading import PREFIXES, find_checkpoint, load_before_training, load_policy
+from policies.loading import PLANNERS, PREFIXES, WITHOUT_WEIGHTS, find_checkpoint, load_before_training, load_policy, shipped_weights
 from policies.planners.search import SearchPlanner
 from tool_actors.errors import IrEnvError
 from tool_actors.extras import MissingExtraError, need
+from tool_actors.weight_files import file_sha256
 
 PAPER_METRICS = ("psnr", "psnry", "ssim_ycbcr", "lpips", "maniqa", "clipiqa", "musiq")
 """The six of TIR-Agent's tables, with PSNR in both customs; four of them need weights."""
@@ -110,7 +111,10 @@ def _module(place: str) -> Any:
 
 
 def version_of(text: str) -> str:
-    """Changes whenever what a policy's text stands for may have changed: of a path its checkpoint and its files, of code its text."""
+    """Changes whenever what a policy's text stands for may have changed: of a path its checkpoint and its files, of code its text, of a
+    name the weights that come with the project."""
+    if text in PLANNERS:
+        return text if text in WITHOUT_WEIGHTS else f"{text} {_shipped()}"
     place = Path(text.removeprefix("before:"))
     if place.is_dir() and not any(place.glob("*.safetensors")):
         place = find_checkpoint(place)
@@ -121,6 +125,12 @@ def version_of(text: str) -> str:
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     told = [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+@cache
+def _shipped() -> str:
+    """A digest of the weights that come with the project."""
+    return hashlib.sha256("".join(map(file_sha256, shipped_weights())).encode()).hexdigest()[:16]
 
 
 # -- metrics -------------------------------------------------------------------------------------------------------------------------

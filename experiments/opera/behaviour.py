@@ -6,7 +6,9 @@ How to run
 
 The plans for degraded photographs are written, and not executed. Printed beside the paper's numbers: of the images with noise, the share
 whose plan begins with denoising; of the plans for rain and haze that treat both, the share that derains first; of the plans that deblur
-(denoise), the share that does so more than once; tools by the number of degradations; and Rd, the F1 of the degradations that it names.
+(denoise), the share that does so more than once; tools by the number of degradations; Rd, the F1 of the degradations that it names; and
+the shares of its answers that are well-formed, and that have a reasoning which bears the plan out (by the rules of
+``ir_env/plan_reward.py``; a planner without language has none to judge).
 
 Results to expect
 -----------------
@@ -48,6 +50,10 @@ class Planned(NamedTuple):
     """Of its tools, in order."""
     named: tuple[str, ...]
     """The degradations that the policy names."""
+    formed: bool = True
+    """The answer is well-formed."""
+    consistent: bool = True
+    """Its reasoning bears out the plan."""
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float | None]:
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float | None]:
     told = behaviour(plans_of(load_policy(options.policy), options.photos, options.combos, options.samples, options.seed))
     table = Table("behaviour", "paper", "here", title=f"{options.samples} images of {options.combos}")
     for name, value in told.items():
-        form = (lambda number: f"{number:.1%}") if PAPER.get(name, 2) < 1 else (lambda number: f"{number:.2f}")
+        form = (lambda number: f"{number:.2f}") if name.startswith("tools") else (lambda number: f"{number:.1%}")
         table.add_row(name, form(PAPER[name]) if name in PAPER else "", "" if value is None else form(value))
     Console().print(table)
     if options.out:
@@ -79,6 +85,7 @@ def plans_of(planner, photos: str, combos: str, samples: int, seed: int) -> list
     """The plans of a policy for degraded photographs, whole."""
     from ir_env.datasets.base import fixed_samples
     from ir_env.evaluation import BATCH
+    from ir_env.plan_reward import judge_by_rules
     from ir_env.planner import observation_of
     from ir_env.process import RestorationProcess
     from policies.opera.planner import WholePlanner
@@ -92,9 +99,9 @@ def plans_of(planner, photos: str, combos: str, samples: int, seed: int) -> list
     for start in range(0, samples, BATCH):
         episodes = process.start(drawn[start : start + BATCH])
         answers = planner.answers([observation_of(process, episode) for episode in episodes])
-        for episode, answer in zip(episodes, answers, strict=True):
-            tasks = tuple(process.actions[index].task for index in answer.plan)
-            planned.append(Planned(tuple(episode.combo.split("+")), tasks, answer.degradations))
+        for episode, answer, agrees in zip(episodes, answers, judge_by_rules(answers, process.actions), strict=True):
+            tasks, formed = tuple(process.actions[index].task for index in answer.plan), answer.well_formed
+            planned.append(Planned(tuple(episode.combo.split("+")), tasks, answer.degradations, formed, formed and agrees))
     return planned
 
 
@@ -116,6 +123,8 @@ def behaviour(planned: Sequence[Planned]) -> dict[str, float | None]:
             for size in (1, 2, 3)
         },
         "Rd": [f1(each.named, each.combo) for each in planned],
+        "well-formed answers": [each.formed for each in planned],
+        "consistent answers": [each.consistent for each in planned],
     }
     return {name: float(np.mean(values)) if values else None for name, values in told.items()}
 

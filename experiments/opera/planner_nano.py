@@ -2,7 +2,7 @@
 
 How to run
 ----------
-    python -m experiments.opera.sft --demos results/demos --model results/nano --out results/opera_sft      # the form, from examples
+    python -m experiments.opera.sft --demos results/demos --model results/nano --terse 0.25 --out results/opera_sft   # the form
     uv run rllib train file experiments/opera/planner_nano.py --set model_config.model=results/opera_sft/policy
     uv run rllib evaluate results/opera_nano
 
@@ -11,7 +11,7 @@ is the ablation of table 10. ``experiments/opera/planner_qwen.py`` has the paper
 
 Results to expect
 -----------------
-Not measured yet.
+``experiments/opera/ablations.py`` has a small training with and without the judge. A training of this file's size has not been measured.
 """
 
 from ray.rllib.core.rl_module import RLModuleSpec

@@ -408,3 +408,16 @@ def test_a_browser_shows_it_without_complaint(report, tmp_path):
 def test_a_folder_without_results_is_named(command, tmp_path):
     said = command("ir-env", "report", ".", cwd=tmp_path)
     assert said.returncode == 2 and "holds no results" in said.stderr
+
+
+def test_other_weights_of_the_project_are_another_version_of_its_policies(monkeypatch, tmp_path):
+    from experiments.benchmark import measure
+
+    before = {name: measure.version_of(name) for name in ("nothing", "mair", "simplecall", "tir_agent")}
+    (tmp_path / "other.safetensors").write_bytes(b"other")
+    monkeypatch.setattr(measure, "shipped_weights", lambda: [tmp_path / "other.safetensors"])
+    measure._shipped.cache_clear()
+    try:
+        assert {name for name, version in before.items() if measure.version_of(name) != version} == {"mair", "simplecall", "tir_agent"}
+    finally:
+        measure._shipped.cache_clear()

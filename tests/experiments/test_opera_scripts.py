@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from experiments.benchmark.sets import trained_combos
-from experiments.opera import alternate, clone, curves
+from experiments.opera import alternate, clone, curves, sft
 from experiments.opera.behaviour import Planned, behaviour
 from experiments.opera.table import METRICS, PAPER, group_differences, group_means, group_of
+from experiments.resumable import load_rows
 from experiments.tir_agent import demos
+from ir_env.actions import ActionTable
 from ir_env.evaluation import Row, Table
 from ir_env.observation import observe_state
 from ir_env.plan_answer import plan_space
@@ -27,7 +29,7 @@ def test_behaviour_by_hand():
         Planned(("noise",), ("denoise", "denoise"), ("noise",)),
         Planned(("rain", "haze"), ("derain", "dehaze"), ("rain",)),
         Planned(("haze", "rain"), ("dehaze", "derain", "motion_deblur", "defocus_deblur"), ("haze", "rain")),
-        Planned(("rain", "noise", "jpeg"), ("derain", "denoise", "motion_deblur"), ("jpeg", "haze")),
+        Planned(("rain", "noise", "jpeg"), ("derain", "denoise", "motion_deblur"), ("jpeg", "haze"), consistent=False),
     ]
     assert behaviour(planned) == pytest.approx(
         {
@@ -39,6 +41,8 @@ def test_behaviour_by_hand():
             "tools, 2 degradations": 3,
             "tools, 3 degradations": 3,
             "Rd": (1 + 2 / 3 + 1 + 2 / 5) / 4,
+            "well-formed answers": 1,
+            "consistent answers": 3 / 4,
         }
     )
     assert behaviour(planned[:1])["deblurring repeated"] is None
@@ -123,6 +127,33 @@ def test_a_start_imitates_demonstrations(tmp_path, photo):
     assert torch.equal(module.network.actor.bias, load_file(out)["actor.bias"])
     with pytest.raises(IrEnvError, match=r"does not fit|is no start"):
         make_module([*pairs, ["derain", "guided.derain"]], {"start": str(out)})
+
+
+@pytest.mark.slow
+def test_a_nano_that_sees_learns_to_write_plans(tmp_path, photo):
+    from PIL import Image
+
+    from policies.vlm.model import VisionLanguageModel
+    from policies.vlm.planner import PolicySettings
+    from tool_actors.toolboxes import load_toolbox
+
+    photos, seeing, toolbox = tmp_path / "photos", tmp_path / "seeing", write_toolbox(tmp_path)
+    photos.mkdir()
+    for index in range(3):
+        Image.fromarray(photo[: 200 + index, :200]).save(photos / f"{index}.png")
+    settings = PolicySettings.of("nano")
+    VisionLanguageModel.load("nano", settings.prompter(ActionTable(load_toolbox(toolbox))), seed=5).save(seeing)
+    settings.save(seeing)
+    made = ["--photos", photos, "--out", tmp_path / "demos", "--count", 12, "--heldout", 2, "--crop", 64, "--heldout-crop", 64]
+    demos.main([str(word) for word in (*made, "--combos", "noise,haze", "--processes", 1, "--toolbox", toolbox)])
+    told = ["--demos", tmp_path / "demos", "--model", seeing, "--out", tmp_path / "sft", "--steps", 1, "--lr", 0, "--heldout", 1]
+    sft.main([str(word) for word in (*told, "--batch", 4, "--processes", 1, "--threads", 1, "--terse", 0.5)])
+    before, after = VisionLanguageModel.load(seeing), VisionLanguageModel.load(tmp_path / "sft" / "policy")
+    tower = "model.visual.patch_embed.proj.weight"
+    assert torch.equal(before.model.state_dict()[tower], after.model.state_dict()[tower])
+    texts = load_rows(tmp_path / "sft" / "examples")["text"]
+    assert 0 < sum(text.startswith("<think></think>") for text in texts) < len(texts)
+    assert len(after.tokenizer(texts[0]).input_ids) < 40 < len(before.tokenizer(texts[0]).input_ids)
 
 
 def write_toolbox(folder):
