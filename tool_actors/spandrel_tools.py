@@ -38,7 +38,7 @@ def recognise(path: Path, name: str, task: str, note: str = "") -> LearnedTool:
     from tool_actors.published import maxim, maxim_weights, xrestormer
 
     # without the prefixes that training leaves, for all architectures
-    state = maxim_weights.read_package(path) if maxim_weights.is_package(path) else canonicalize_state_dict(read_state(path))
+    state = maxim_weights.read_package(path) if maxim_weights.is_archive(path) else canonicalize_state_dict(read_state(path))
     network: nn.Module
     facts: dict[str, Any]
     if xrestormer.is_xrestormer(state):

@@ -20,7 +20,7 @@ from torch import Tensor
 from tool_actors.published.maxim import DEPTH
 from tool_actors.weight_files import UnsupportedCheckpointError
 
-__all__ = ["is_package", "read_package"]
+__all__ = ["is_archive", "read_package"]
 
 USE = re.compile(
     r".*/Wrapper/backbone/(?P<module>.+)/"
@@ -31,7 +31,7 @@ RESIZES = 2 * DEPTH**2
 """Of a stage; the JAX code counts them through all stages."""
 
 
-def is_package(path: Path) -> bool:
+def is_archive(path: Path) -> bool:
     """Whether a file is named like an archive of npm."""
     return path.suffix == ".tgz"
 

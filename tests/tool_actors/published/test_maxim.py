@@ -57,7 +57,7 @@ def package(state, path, damage=lambda model: None):
     shards = {"b.bin": values[: len(values) // 3], "a.bin": values[len(values) // 3 :]}
     model = {"modelTopology": {"node": nodes}, "weightsManifest": [{"paths": list(shards), "weights": weights}]}
     damage(model)
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for name, body in {"model.json": json.dumps(model).encode(), **shards}.items():
             member = tarfile.TarInfo(f"package/models/{name}")
             member.size = len(body)
