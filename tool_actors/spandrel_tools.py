@@ -1,4 +1,4 @@
-"""Any checkpoint that spandrel recognises, as a tool; X-Restormer, which spandrel does not know, too."""
+"""Any checkpoint that spandrel recognises, as a tool; X-Restormer and MAXIM, which spandrel does not know, too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def recognise(path: Path, name: str, task: str, note: str = "") -> LearnedTool:
     Networks for which spandrel discourages tiles get larger ones; on a GPU the arithmetic is in half precision where the network allows it.
 
     Args:
-        path: safetensors, or a torch file, opened with ``weights_only=True``.
+        path: safetensors; a torch file, opened with ``weights_only=True``; or an npm package's archive with a MAXIM.
         name: `family.variant`.
         task: what it undoes.
         note: licence and the like, for the description.
@@ -35,16 +35,20 @@ def recognise(path: Path, name: str, task: str, note: str = "") -> LearnedTool:
     """
     from spandrel import canonicalize_state_dict
 
-    from tool_actors.published import xrestormer
+    from tool_actors.published import maxim, maxim_weights, xrestormer
 
-    # without the prefixes that training leaves, for X-Restormer, too
-    state = canonicalize_state_dict(read_state(path))
+    # without the prefixes that training leaves, for all architectures
+    state = maxim_weights.read_package(path) if maxim_weights.is_archive(path) else canonicalize_state_dict(read_state(path))
     network: nn.Module
     facts: dict[str, Any]
     if xrestormer.is_xrestormer(state):
         network = _load(path, lambda: xrestormer.from_state(state, scale=4 if task == "super_resolve" else 1))
         facts = {"scale": network.scale, "tile": TILE}
         architecture = "X-Restormer"
+    elif maxim.is_maxim(state):
+        network = _load(path, lambda: maxim.from_state(state))
+        facts = {"multiple": maxim.MULTIPLE, "tile": TILE}
+        architecture = "MAXIM"
     else:
         found = _load(path, lambda: _describe(state))
         network = _Recognised(path, found)

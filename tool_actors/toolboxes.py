@@ -47,7 +47,7 @@ def _learned() -> Sequence[Entry]:
 def _published() -> Sequence[Entry]:
     from tool_actors.published import published_tools
 
-    return published_tools()
+    return [*published_tools(), *read_manifest(FOLDER / "maxim.yaml")]
 
 
 def _rl_restore() -> Sequence[Entry]:

@@ -20,7 +20,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     add = commands.add_parser("add", help="make a tool of a checkpoint, and keep it in a toolbox file")
     add.add_argument("task", help="what it undoes, e.g. derain")
-    add.add_argument("file", type=Path, help="a weight file of an architecture that spandrel recognises, or of X-Restormer")
+    add.add_argument("file", type=Path, help="a weight file of an architecture that spandrel recognises, or of X-Restormer or MAXIM")
     add.add_argument("--name", required=True, help="family.variant, e.g. restormer.derain")
     add.add_argument("--toolbox", type=Path, help="toolbox file to write to (default: the toolbox `user`)")
     add.add_argument("--note", default="", help="licence and the like")

@@ -8,11 +8,13 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from experiments.cli import ir_env
+from ir_env.env import RestorationEnv
 from ir_env.gain_matrix import GainMatrix, measure
 from tool_actors.embedded import embedded_entries
 from tool_actors.toolbox import Tool, Toolbox, ToolSpec
@@ -49,6 +51,20 @@ def test_a_checkpoint_is_added_listed_shown_and_chosen(nafnet, capsys):
     nafnet.write_bytes(nafnet.read_bytes()[:-400])
     assert ir_env.main(["tools", "show", "nafnet.mine"]) == 2
     assert "SHA-256" in capsys.readouterr().err, "a file that has changed since it was added is not loaded"
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "params_ema", "params", "state_dict", "model", "net"])
+@pytest.mark.parametrize(("channels", "scale"), [(3, 2), (3, 8), (1, 3)])
+def test_what_training_programs_save_is_added_chosen_and_scored(key, channels, scale, tmp_path):
+    from spandrel.architectures.Compact import Compact
+
+    network = Compact(num_in_ch=channels, num_out_ch=channels, num_feat=8, num_conv=2, upscale=scale)
+    torch.save({key: network.state_dict(), "optimizer_state_dict": {"lr": 1e-4}}, tmp_path / "net.pth")
+    assert ir_env.main(["tools", "add", "super_resolve", str(tmp_path / "net.pth"), "--name", "compact.mine"]) == 0
+    env = RestorationEnv(toolbox=["compact.mine"])
+    env.reset(seed=1, options={"combo": "low_resolution"})
+    _, reward, *_ = env.step(env.actions.index("compact.mine"))
+    assert env.episode.state.shape == (16 * scale, 16 * scale, 3) and np.isfinite(reward)
 
 
 def test_absent_tools_are_listed_and_cannot_be_chosen(capsys):

@@ -3,6 +3,7 @@ import pytest
 from tool_actors.errors import IrEnvError
 from tool_actors.fetch import FetchError, fetch
 from tool_actors.manifest import FOLDER, Checkpoint, read_manifest
+from tool_actors.packages import is_package, parse
 from tool_actors.tasks import TASKS
 from tool_actors.toolboxes import load_toolbox
 
@@ -37,8 +38,11 @@ def test_every_task_has_a_tool_that_can_be_chosen(manifest):
 @pytest.mark.parametrize("entry", [entry for manifest in MANIFESTS for entry in checkpoints(manifest)], ids=lambda entry: entry.name)
 def test_checkpoints(entry, tmp_path):
     assert len(entry.name.split(".")) == 2 and entry.architecture and entry.note
-    assert entry.url.startswith("https://") or not entry.url
-    assert entry.url.endswith(entry.file.split("/")[-1]) or not entry.url
+    if is_package(entry.url):
+        assert parse(entry.url).version in entry.file and entry.sha256
+    else:
+        assert entry.url.startswith("https://") or not entry.url
+        assert entry.url.endswith(entry.file.split("/")[-1]) or not entry.url
     assert entry.sha256 is None or (len(entry.sha256) == 64 and int(entry.sha256, 16))
     if supported(entry) and not entry.url:
         assert "Download" in entry.note and "https://" in entry.note

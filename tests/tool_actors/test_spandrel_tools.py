@@ -99,13 +99,15 @@ def test_a_random_network_becomes_a_tool(family, wrapping, tmp_path):
 CASES = {
     "params_ema": lambda state, worse: {"params": worse, "params_ema": state},
     "model_state_dict": lambda state, worse: {"model_state_dict": state, "optimizer_state_dict": {}},
+    "params": lambda state, worse: {"params": state},
+    "model": lambda state, worse: {"model": state, "epoch": 3},
     "net": lambda state, worse: {"net": state},
     "state_dict.params": lambda state, worse: {"state_dict": {"params": state}},
     "module": lambda state, worse: {f"module.{name}": value for name, value in state.items()},
 }
 
 
-@pytest.mark.parametrize("scale", [2, 3, 8])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("wrap", CASES.values(), ids=CASES)
 def test_what_spandrel_loads_becomes_a_tool_of_any_scale_that_runs(wrap, scale, tmp_path):
     torch.manual_seed(0)
@@ -121,11 +123,13 @@ def test_what_spandrel_loads_becomes_a_tool_of_any_scale_that_runs(wrap, scale, 
     assert np.abs(result.state.pixels / 255 - expected.clamp(0, 1)[0].permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-5
 
 
-def test_a_grey_network_takes_each_channel_by_itself(tmp_path):
+@pytest.mark.parametrize("scale", [1, 2, 8])
+def test_a_grey_network_takes_each_channel_by_itself(scale, tmp_path):
     torch.manual_seed(0)
-    network = _compact(2, channels=(1, 1)).eval()
+    network = _compact(scale, channels=(1, 1)).eval()
     torch.save({"params": network.state_dict()}, tmp_path / "grey.pth")
-    tool = recognise(tmp_path / "grey.pth", "grey.test", "super_resolve")
+    tool = recognise(tmp_path / "grey.pth", "grey.test", "super_resolve" if scale > 1 else "denoise")
+    assert tool.spec.scale == scale
     images = torch.rand(2, 3, 12, 16)
     with torch.inference_mode():
         expected = torch.cat([network(images[:, channel : channel + 1]) for channel in range(3)], dim=1)

@@ -1,7 +1,8 @@
 """Small published networks, written here from their papers; their weights are found, not shipped.
 
 Weights are looked for below the folders of ``IR_ENV_WEIGHTS`` (see :mod:`tool_actors.weight_files`), as ``published/<file>.safetensors``
-and ``rl_restore/<file>.safetensors``, with the parameter names of their authors' releases.
+and ``rl_restore/<file>.safetensors``, with the parameter names of their authors' releases. Those of MAXIM can be fetched
+(``manifests/maxim.yaml``).
 """
 
 from __future__ import annotations
