@@ -1,6 +1,7 @@
 """The commands, as a user runs them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,5 +124,7 @@ def test_a_trained_policy_restores_a_photograph(trained, command, tmp_path, phot
 @pytest.mark.parametrize("action", ["status", "stop"])
 def test_a_pool_that_is_not_there_is_named(action, tmp_path):
     words = [sys.executable, "-m", "experiments.cli.ir_env", "pool", action, "--name", "nobody"]
-    result = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    # where Ray notes the last cluster of this machine, which may have died
+    environment = os.environ | {"RAY_TMPDIR": str(tmp_path)}
+    result = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment)
     assert result.returncode == 2 and ("ray start --head" in result.stderr or "no pool named 'nobody'" in result.stderr), result.stderr
