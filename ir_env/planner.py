@@ -70,6 +70,8 @@ class Planner(ABC):
     trained_combos: Sequence[Any] | None = ()
     """What its training drew combinations of degradations from, each as :func:`ir_env.degradations.parse_combos` takes it, besides those of
     ``env_config``; empty if it was trained on none, None if nobody knows."""
+    endpoint: Any = None
+    """What it asks elsewhere, such as a :class:`policies.remote.ChatEndpoint`, whose ``unanswered`` tells how many answers did not come."""
     plans_whole: bool = False
     """True if it decides once per image, at its beginning, and then follows its plan."""
 

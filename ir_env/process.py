@@ -266,6 +266,8 @@ class RestorationProcess:
             IrEnvError: a metric is unknown, or compares with a reference.
         """
         key = tuple(metrics)
+        if not key:
+            return [{} for _ in states]
         if key not in self._judges:
             suite = MetricSuite(key, self.suite.device)
             if suite.needs_reference:

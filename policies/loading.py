@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,24 @@ DEFAULT = "simplecall"
 """The policy that comes with the project, for those who have none of their own."""
 THRIFTY = "simplecall_thrifty"
 """The same, which takes a tool only where it prefers it clearly."""
+LABELS = "labels"
 WEIGHTS = "policy.safetensors"
 """Of a SimpleCall-style policy that is a folder."""
+PERCEIVING: dict[str, Callable[..., Planner]] = {
+    "traversal": lambda seed, **parts: _traversal(**parts),
+    "mair": lambda seed, **parts: _mair(**parts),
+    "agenticir": lambda seed, **parts: _agenticir(seed, **parts),
+    "4kagent": lambda seed, **parts: _four_k_agent(seed, **parts),
+    "restore_agent": lambda seed, **parts: _restore_agent(**parts),
+    "q_agent": lambda seed, **parts: _restore_agent(again=False, **parts),
+}
+"""Those planners that decide by what they perceive, made from a seed and the parts that take the places of the encoder's."""
 PLANNERS: dict[str, Callable[[int], Planner]] = {
     "nothing": lambda seed: NothingPlanner(),
     "random": RandomPlanner,
     "greedy": lambda seed: GreedyPlanner(),
     "rl_restore": lambda seed: _rl_restore(),
-    "traversal": lambda seed: _traversal(),
-    "mair": lambda seed: _mair(),
-    "agenticir": lambda seed: _agenticir(seed),
-    "4kagent": lambda seed: _four_k_agent(seed),
-    "restore_agent": lambda seed: _restore_agent(),
-    "q_agent": lambda seed: _restore_agent(again=False),
+    **PERCEIVING,
     "all_in_one": lambda seed: _all_in_one(),
     "beam": lambda seed: _beam(),
     DEFAULT: lambda seed: _simplecall(),
@@ -58,34 +64,54 @@ def _rl_restore() -> Planner:
     return RLRestoreAgent()
 
 
-def _traversal() -> Planner:
+def _traversal(**parts: Any) -> Planner:
     from policies.planners.traversal import TraversalPlanner
 
-    return TraversalPlanner()
+    return TraversalPlanner(**parts)
 
 
-def _mair() -> Planner:
+def _mair(**parts: Any) -> Planner:
     from policies.planners.mair import MAIRPlanner
 
-    return MAIRPlanner()
+    return MAIRPlanner(**parts)
 
 
-def _agenticir(seed: int) -> Planner:
+def _agenticir(seed: int, **parts: Any) -> Planner:
     from policies.planners.agenticir import AgenticIRPlanner
 
-    return AgenticIRPlanner(seed=seed)
+    return AgenticIRPlanner(seed=seed, **parts)
 
 
-def _four_k_agent(seed: int) -> Planner:
+def _four_k_agent(seed: int, **parts: Any) -> Planner:
     from policies.planners.four_k_agent import FourKAgentPlanner
 
-    return FourKAgentPlanner(seed=seed)
+    return FourKAgentPlanner(seed=seed, **parts)
 
 
-def _restore_agent(again: bool = True) -> Planner:
+def _restore_agent(again: bool = True, **parts: Any) -> Planner:
     from policies.planners.restore_agent import RestoreAgentPlanner
 
-    return RestoreAgentPlanner(again=again)
+    return RestoreAgentPlanner(again=again, **parts)
+
+
+def _perceiving_by(name: str, told: str, seed: int) -> Planner:
+    """One of :data:`PERCEIVING` that perceives by ``labels``, or by a model, ``URL#MODEL``, which AgenticIR has judge too."""
+    if told == LABELS:
+        from policies.planners.perception import Labels
+
+        if name == "restore_agent":
+            raise IrEnvError("restore_agent looks again after every tool, and labels tell of the first image alone: take q_agent:labels")
+        planner = PERCEIVING[name](seed, perceive=Labels())
+        planner.needs_reference = True
+        return planner
+    from policies.planners.vlm_judge import VLMJudge
+    from policies.remote import ChatEndpoint
+
+    judge = VLMJudge(ChatEndpoint.at(told))
+    parts: dict[str, Any] = {"severity": judge.severity, "compare": judge.latter_is_better} if name == "agenticir" else {}
+    planner = PERCEIVING[name](seed, perceive=judge.perceive, **parts)
+    planner.name, planner.endpoint = f"{name} ({judge.endpoint.model})", judge.endpoint
+    return planner
 
 
 def _all_in_one(tool: str = "") -> Planner:
@@ -109,21 +135,31 @@ def _hub(name: str) -> Planner:
     return from_pretrained(f"hf:{name}")
 
 
-def _remote(told: str, whole: bool) -> Planner:
-    from policies.planners.remote_vlm import remote_planner
+def _remote(told: str) -> Planner:
+    from policies.planners.remote_vlm import RemoteVLM
+    from policies.remote import ChatEndpoint
 
-    return remote_planner(told, whole=whole)
+    return RemoteVLM(ChatEndpoint.at(told))
 
 
-PREFIXES: dict[str, Callable[[str], Planner]] = {
-    "fixed:": lambda told: FixedPlan([tool for tool in told.split("+") if tool]),
-    "all_in_one:": _all_in_one,
-    "beam:": _beam,
-    "hf:": _hub,
-    "remote:": lambda told: _remote(told, whole=False),
-    "remote-plan:": lambda told: _remote(told, whole=True),
+def _remote_plan(told: str) -> Planner:
+    from policies.opera.vlm import PLAN_TOKENS
+    from policies.planners.remote_vlm import RemotePlanVLM
+    from policies.remote import ChatEndpoint
+
+    return RemotePlanVLM(ChatEndpoint.at(told, max_tokens=PLAN_TOKENS))
+
+
+PREFIXES: dict[str, Callable[[str, int], Planner]] = {
+    "fixed:": lambda told, seed: FixedPlan([tool for tool in told.split("+") if tool]),
+    "all_in_one:": lambda told, seed: _all_in_one(told),
+    "beam:": lambda told, seed: _beam(told),
+    "hf:": lambda told, seed: _hub(told),
+    "remote:": lambda told, seed: _remote(told),
+    "remote-plan:": lambda told, seed: _remote_plan(told),
+    **{f"{name}:": partial(_perceiving_by, name) for name in PERCEIVING},
 }
-"""Beginning of a word that says more -> planner, made from what follows."""
+"""Beginning of a word that says more -> planner, made from what follows and a seed."""
 
 
 def _simplecall(thrift: float = 0.0) -> Planner:
@@ -219,9 +255,11 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
     Args:
         policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; ``all_in_one:tool`` for an all-in-one
             network; ``beam:width:length`` for a search; ``remote:URL#MODEL`` for a vision-language model behind an
-            endpoint, asked at every step, or ``remote-plan:URL#MODEL``, asked for a whole plan; ``hf:OWNER/NAME`` for a policy of the
-            Hugging Face hub; or the path of a checkpoint (or of a run that holds some), of a vision-language policy, of a file that
-            :func:`policies.simplecall.shipped.save_policy` wrote, or of a folder that :func:`policies.pretrained.save_pretrained` did.
+            endpoint, asked at every step, or ``remote-plan:URL#MODEL``, asked for a whole plan; ``agenticir:URL#MODEL``, and so for all
+            :data:`PERCEIVING`, for one that perceives in the encoder's place, or ``agenticir:labels`` for perception that cannot err;
+            ``hf:OWNER/NAME`` for a policy of the Hugging Face hub; or the path of a checkpoint (or of a run that holds some), of a
+            vision-language policy, of a file that :func:`policies.simplecall.shipped.save_policy` wrote, or of a folder that
+            :func:`policies.pretrained.save_pretrained` did.
         seed: for planners that draw.
 
     Raises:
@@ -234,12 +272,12 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         return PLANNERS[str(policy)](seed)
     for prefix, make in PREFIXES.items():
         if str(policy).startswith(prefix):
-            return make(str(policy).removeprefix(prefix))
+            return make(str(policy).removeprefix(prefix), seed)
     if not Path(policy).exists():
         raise UnknownNameError(
             "policy",
             str(policy),
-            [*PLANNERS, "fixed:TOOL+TOOL", "all_in_one:TOOL", "remote:URL#MODEL", "remote-plan:URL#MODEL"],
+            [*PLANNERS, "fixed:TOOL+TOOL", "all_in_one:TOOL", "remote:URL#MODEL", "remote-plan:URL#MODEL", "agenticir:URL#MODEL"],
             "A path to a checkpoint works too, but there is none here.",
         )
     from policies.opera.vlm import PlanSettings, VLMPlanPlanner

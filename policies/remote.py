@@ -29,6 +29,9 @@ REFUSALS = (400, 401, 403, 404, 422)
 LONGEST_WAIT = 60.0
 MAX_BYTES = 1 << 20
 """Of an answer, which is text."""
+WORKERS = 8
+BUDGET = 2000
+"""Requests, where nothing else is said: a benchmark's, and no bill that surprises."""
 
 
 class BudgetSpent(IrEnvError):
@@ -69,8 +72,22 @@ class ChatEndpoint:
         self.max_tokens, self.workers = max_tokens, workers
         self.requests = 0
         """Made so far."""
+        self.unanswered = 0
+        """Chats that got no answer so far, those that the budget did not allow too."""
         self._warned = False
         self._lock = threading.Lock()
+
+    @classmethod
+    def at(cls, address: str, **options: Any) -> ChatEndpoint:
+        """The endpoint of ``URL#MODEL``, with :data:`BUDGET` requests and :data:`WORKERS` at a time unless ``options`` say otherwise.
+
+        >>> ChatEndpoint.at("https://HOST/v1#MODEL")
+        """
+        url, _, model = address.rpartition("#")
+        if not url or not model:
+            raise IrEnvError(f"a remote model is URL#MODEL, like https://HOST/v1#MODEL, not {address!r}")
+        settings: dict[str, Any] = {"budget": BUDGET, "workers": WORKERS, **options}
+        return cls(url, model, **settings)
 
     def ask(self, messages: Sequence[dict[str, Any]]) -> str | None:
         """The answer to a chat, whose pictures are uint8 arrays (:data:`policies.vlm.prompts.Messages`); None if none came, and the log
@@ -107,13 +124,16 @@ class ChatEndpoint:
 
         def ask(chat: Sequence[dict[str, Any]]) -> str | None:
             try:
-                return self.ask(chat)
+                answer = self.ask(chat)
             except BudgetSpent as error:
+                answer = None
                 with self._lock:
                     if not self._warned:
                         logger.warning("%s", error)
                     self._warned = True
-                return None
+            with self._lock:
+                self.unanswered += answer is None
+            return answer
 
         if self.workers == 1 or len(chats) < 2:
             return [ask(chat) for chat in chats]

@@ -26,6 +26,7 @@ from ir_env.planner import Planner, run
 from ir_env.process import RestorationProcess
 from ir_env.rewards import DEFAULT_WEIGHTS
 from policies.loading import PLANNERS, PREFIXES, WITHOUT_WEIGHTS, find_checkpoint, load_before_training, load_policy, shipped_weights
+from policies.planners.perception import Labels
 from policies.planners.search import SearchPlanner
 from tool_actors.errors import IrEnvError
 from tool_actors.extras import MissingExtraError, need
@@ -113,8 +114,8 @@ def _module(place: str) -> Any:
 def version_of(text: str) -> str:
     """Changes whenever what a policy's text stands for may have changed: of a path its checkpoint and its files, of code its text, of a
     name the weights that come with the project."""
-    if text in PLANNERS:
-        return text if text in WITHOUT_WEIGHTS else f"{text} {_shipped()}"
+    if (name := text.partition(":")[0]) in PLANNERS:
+        return text if name in WITHOUT_WEIGHTS else f"{text} {_shipped()}"
     place = Path(text.removeprefix("before:"))
     if place.is_dir() and not any(place.glob("*.safetensors")):
         place = find_checkpoint(place)
@@ -214,7 +215,12 @@ def _process(entry: Entry, dataset: str, metrics: tuple[str, ...], executor: str
 
 def _may_draw(text: str) -> bool:
     """Whether what a policy does may depend on what it did before: it is then made anew for each job."""
-    return text == "random" or (":" in text and not text.startswith(("fixed:", "before:", "all_in_one:", "beam:")))
+    return text == "random" or (":" in text and not text.startswith(("before:", *PREFIXES)))
+
+
+def _unanswered(planner: Planner) -> int:
+    """Answers that did not come so far: what a policy does without them is no result of it."""
+    return planner.endpoint.unanswered if planner.endpoint else 0
 
 
 def seed_of(samples: Sequence[Sample], seed: int) -> int:
@@ -227,7 +233,7 @@ def finished(job: Job) -> tuple[RestorationProcess, Planner, list[Episode], floa
     text = job.entry.policy
     planner = policy_at(text, seed_of(job.samples, job.seed)) if _may_draw(text) else _planner(text, job.seed)
     process = _process(job.entry, job.dataset, job.metrics, job.executor, job.seed)
-    scoring, score = 0.0, process.executor.score
+    scoring, score, unanswered = 0.0, process.executor.score, _unanswered(planner)
 
     def timed(scorer, states, references):
         nonlocal scoring
@@ -242,10 +248,14 @@ def finished(job: Job) -> tuple[RestorationProcess, Planner, list[Episode], floa
     try:
         if isinstance(planner, SearchPlanner):
             planner = planner.made_for(process, episodes)
+        if isinstance(labels := getattr(planner, "perceive", None), Labels):
+            labels.tell(episodes)
         for _ in run(process, planner, episodes):
             pass
     finally:
         process.executor.score = score
+    if missing := _unanswered(planner) - unanswered:
+        raise IrEnvError(f"{missing} answers of {planner.endpoint.model!r} did not come; the log says why")
     return process, planner, episodes, time.perf_counter() - start - scoring
 
 

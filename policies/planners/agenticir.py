@@ -1,4 +1,4 @@
-"""AgenticIR (Zhu et al., ICLR 2025, arXiv 2410.17809), without its language and vision-language models."""
+"""AgenticIR (Zhu et al., ICLR 2025, arXiv 2410.17809), with other models in the places of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policies.planners.rollback import BUDGET, EXPERIENCE, Node, RollbackPlanner
 from policies.planners.traversal import JUDGES, THRESHOLD, gain_by
 from tool_actors.tasks import TASK_OF
 
-__all__ = ["LEVELS", "AgenticIRPlanner", "EncoderSeverity", "Severity"]
+__all__ = ["LEVELS", "AgenticIRPlanner", "Compare", "EncoderSeverity", "Severity"]
 
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Of a degradation. A task has succeeded when what it undoes is at most low; a tool that leaves it very low is the last one tried."""
@@ -20,6 +20,8 @@ VERY_LOW, LOW = 0, 1
 
 Severity = Callable[[np.ndarray, str], int]
 """From an image, uint8 (H, W, 3), and a task to the level of what the task undoes: an index of :data:`LEVELS`."""
+Compare = Callable[[Tried, Tried], bool]
+"""Whether the latter of two images is better."""
 
 
 class EncoderSeverity:
@@ -47,10 +49,12 @@ class AgenticIRPlanner(RollbackPlanner):
 
     AgenticIR's own perception, reflection and comparison are DepictQA's, its schedule and rescheduling GPT-4's. In their place stand the
     trained encoder (``perceive``, ``severity``), the order of least failure by AgenticIR's own table, and NIQE and PIQE (``judges``), which
-    prefer neither of two images that differ by less than ``threshold``.
+    prefer neither of two images that differ by less than ``threshold``. Or any vision-language model is asked what DepictQA is, by a
+    :class:`policies.planners.vlm_judge.VLMJudge`.
 
     Args:
         severity: of what is left of a degradation; by default the trained encoder tells.
+        compare: two images, in place of the judges.
         threshold: least difference of two images.
         perceive, judges, experience, roll_back, budget, seed: see :class:`policies.planners.rollback.RollbackPlanner`.
     """
@@ -67,10 +71,11 @@ class AgenticIRPlanner(RollbackPlanner):
         roll_back: bool = True,
         budget: int = BUDGET,
         seed: int = 0,
+        compare: Compare | None = None,
     ):
-        super().__init__(judges, perceive, experience, roll_back, budget, seed)
+        super().__init__({} if compare else judges, perceive, experience, roll_back, budget, seed)
         shared = self.perceive if isinstance(self.perceive, EncoderPerception) else None
-        self.severity, self.threshold = severity or EncoderSeverity(shared), threshold
+        self.severity, self.threshold, self.compare = severity or EncoderSeverity(shared), threshold, compare
 
     def execute(self, search: Search, node: Node, task: str) -> tuple[Tried | None, bool]:
         tools = list(search.tools[task])
@@ -86,6 +91,8 @@ class AgenticIRPlanner(RollbackPlanner):
         return best, lowest <= LOW
 
     def better(self, former: Tried, latter: Tried) -> bool:
+        if self.compare:
+            return self.compare(former, latter)
         if former.image.shape != latter.image.shape:
             return super().better(former, latter)
         return gain_by(self.judges, former, latter) >= self.threshold

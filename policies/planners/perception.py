@@ -1,27 +1,23 @@
 """Perception, the exchangeable part of a planner that decides by tasks: which of them does a degraded image need?
 
-The trained encoder tells, or the true labels, or a vision-language model behind an endpoint; or a function of one's own.
+The trained encoder tells, or the true labels, or a vision-language model behind an endpoint (:mod:`policies.planners.vlm_judge`); or a
+function of one's own.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from ir_env.degradations import parse_combo
+from ir_env.episode import Episode
 from ir_env.planner import Observation
-from ir_env.view import reduced
 from policies.memory import ImageMemory, digest
-from policies.remote import ChatEndpoint
+from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS, TASK_OF
 
-__all__ = ["EncoderPerception", "KnownDegradations", "Perceive", "VLMPerception", "parse_degradations", "tasks_of"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["EncoderPerception", "KnownDegradations", "Labels", "Perceive", "tasks_of"]
 
 Perceive = Callable[[Observation], Collection[str]]
 """From what a planner sees to the tasks that the degraded image, ``observation.trajectory[0]``, needs."""
@@ -45,6 +41,26 @@ class KnownDegradations:
 
     def __call__(self, observation: Observation) -> Collection[str]:
         return self.tasks
+
+
+class Labels:
+    """The same for many images, whose degradations are told before a planner begins with them, as ``ir-env bench`` does."""
+
+    def __init__(self):
+        self._known: ImageMemory[Perceive] = ImageMemory()
+
+    def tell(self, episodes: Sequence[Episode]) -> None:
+        """The degradations of fresh episodes, by the pixels of their images."""
+        for episode in episodes:
+            if not episode.combo:
+                raise IrEnvError(f"{episode.sample}: nobody knows its degradations, so no planner can perceive by labels")
+            self._known[digest(episode.state.as_uint8())] = KnownDegradations(episode.combo)
+
+    def __call__(self, observation: Observation) -> Collection[str]:
+        known = self._known.get(digest(observation.trajectory[0]))
+        if known is None:
+            raise IrEnvError("perception by labels was not told those of this image: only `ir-env bench` can tell them")
+        return known(observation)
 
 
 class EncoderPerception:
@@ -76,56 +92,3 @@ class EncoderPerception:
                 present, _ = self._encoder.told(self._encoder({name: torch.from_numpy(each)[None] for name, each in shown.items()}))
             self._told[key] = dict(zip(DEGRADATIONS, present[0].sigmoid().tolist(), strict=True))
         return self._told[key]
-
-
-QUESTION = f"""\
-Which of these degradations does the photograph suffer from: {", ".join(name for name in DEGRADATIONS if name != "low_resolution")}? \
-Answer with a JSON list of their names, such as ["rain", "noise"], and nothing else; with [] if there is none."""
-
-
-class VLMPerception:
-    """Perception by a vision-language model behind an endpoint, asked once per image.
-
-    What it answers is parsed strictly: where it is no list of names, nothing is perceived, and the log says so. :attr:`counts` holds
-    ``answers``, and ``malformed`` ones.
-
-    Args:
-        endpoint: of the model.
-        longest: side in pixels to which a larger photograph is reduced.
-    """
-
-    def __init__(self, endpoint: ChatEndpoint, longest: int = 1024):
-        self.endpoint, self.longest = endpoint, longest
-        self.counts: Counter[str] = Counter()
-        self._seen: ImageMemory[tuple[str, ...]] = ImageMemory()
-
-    def __call__(self, observation: Observation) -> Collection[str]:
-        key = digest(observation.trajectory[0])
-        if key not in self._seen:
-            self._seen[key] = self._ask(observation.trajectory[0])
-        return tasks_of(self._seen[key], observation)
-
-    def _ask(self, image: np.ndarray) -> tuple[str, ...]:
-        content = [{"type": "image", "image": reduced(image, self.longest)}, {"type": "text", "text": QUESTION}]
-        answer = self.endpoint.ask([{"role": "user", "content": content}])
-        seen = parse_degradations(answer)
-        self.counts["answers"] += 1
-        if seen is None:
-            self.counts["malformed"] += 1
-            logger.warning("%r names no list of degradations: %.80r; nothing is perceived", self.endpoint.model, answer)
-        return seen or ()
-
-
-def parse_degradations(text: object) -> tuple[str, ...] | None:
-    """The degradations that a JSON list names; None if the text is anything else.
-
-    >>> parse_degradations('["rain", "noise"]')
-    ('rain', 'noise')
-    """
-    try:
-        names = json.loads(text) if isinstance(text, str) and len(text) < 1000 else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(names, list) or any(name not in DEGRADATIONS for name in names) or len(set(names)) < len(names):
-        return None
-    return tuple(names)

@@ -14,17 +14,12 @@ from ir_env.planner import Observation, Planner
 from ir_env.view import View
 from policies.memory import ImageMemory, digest
 from policies.opera.planner import WholePlanner
-from policies.opera.vlm import PLAN_TOKENS, PlanPrompter
+from policies.opera.vlm import PlanPrompter
 from policies.remote import ChatEndpoint
 from policies.vlm.parser import parse
 from policies.vlm.prompts import WHOLE, Prompter
-from tool_actors.errors import IrEnvError
 
-__all__ = ["RemotePlanVLM", "RemoteVLM", "remote_planner"]
-
-WORKERS = 8
-BUDGET = 2000
-"""Requests, where nothing else is said: a benchmark's, and no bill that surprises."""
+__all__ = ["RemotePlanVLM", "RemoteVLM"]
 
 
 class RemoteVLM(Planner):
@@ -99,20 +94,3 @@ class RemotePlanVLM(WholePlanner):
         self.counts["malformed"] += sum(not answer.well_formed for answer in answers)
         self.counts.update(f"malformed: {answer.reason}" for answer in answers if not answer.well_formed)
         return answers
-
-
-def remote_planner(address: str, whole: bool = False, budget: int | None = BUDGET) -> Planner:
-    """A planner from ``URL#MODEL``; the key, if any, is that of the environment variable ``OPENAI_API_KEY``.
-
-    >>> remote_planner("https://HOST/v1#MODEL")
-
-    Args:
-        address: of the API, up to ``/v1``, and the model's name there.
-        whole: ask once for a plan instead of at every step.
-        budget: most requests in all; None: no bound.
-    """
-    url, _, model = address.rpartition("#")
-    if not url or not model:
-        raise IrEnvError(f"a remote policy is URL#MODEL, like https://HOST/v1#MODEL, not {address!r}")
-    endpoint = ChatEndpoint(url, model, budget=budget, max_tokens=PLAN_TOKENS, workers=WORKERS)
-    return RemotePlanVLM(endpoint) if whole else RemoteVLM(endpoint)

@@ -37,6 +37,7 @@ from ir_env.evaluation import bootstrap, sign_flips, start_heldout
 from ir_env.images import save_image
 from ir_env.process import RestorationProcess
 from policies.planners import FixedPlan
+from tool_actors.tasks import TASK_OF
 
 MINE = """
 from ir_env import Planner
@@ -299,6 +300,23 @@ def test_what_goes_wrong_with_one_policy_leaves_the_others(ran, command, tmp_pat
     assert list(load_results(tmp_path / "out")[0]["policies"]) == ["nothing"]
 
 
+def test_a_model_that_does_not_answer_has_no_results(ran, command, tmp_path):
+    words = ["--photos", "photos", "--crop", 64, "--sets", "haze", "--samples", 1, "--metrics", "psnr,piqe", "--gallery", 0]
+    words += ["--policy", "nothing", "--policy", "model=agenticir:http://127.0.0.1:9/v1#MODEL", "--out", tmp_path / "out"]
+    said = command("ir-env", "bench", *words, cwd=ran[0])
+    assert said.returncode == 2 and "model, 0.png" in said.stderr and "answers of 'MODEL' did not come" in said.stderr
+    assert list(load_results(tmp_path / "out")[0]["policies"]) == ["nothing"] and not list((tmp_path / "out").glob("rows/model-*/*h.json"))
+
+
+def test_perception_by_labels_cannot_err(ran, command, tmp_path):
+    words = ["--photos", "photos", "--crop", 64, "--sets", "haze,noise", "--samples", 4, "--metrics", "psnr,piqe", "--gallery", 0]
+    said = command("ir-env", "bench", *words, "--policy", "mair:labels@classical", "--out", tmp_path / "out", cwd=ran[0])
+    assert said.returncode == 0, said.stderr
+    told, rows = load_results(tmp_path / "out")
+    assert told["policies"]["mair:labels"]["needs_reference"]
+    assert all(set(each["tasks"]) <= {TASK_OF[each["combination"]]} for each in rows) and any(each["tasks"] for each in rows)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -311,6 +329,8 @@ def test_what_goes_wrong_with_one_policy_leaves_the_others(ran, command, tmp_pat
         (["--metrics", "psnr,pique"], "did you mean 'piqe'"),
         (["--cdd11", "rtts"], "no such folder"),
         (["--processes", "0"], "at least 1"),
+        (["--policy", "labels=restore_agent:labels"], "take q_agent:labels"),
+        (["--policy", "model=agenticir:MODEL"], "URL#MODEL"),
         (["--sets", "A,C,B", "--samples", 8], "8 images leave none for C, B"),
     ],
 )

@@ -18,11 +18,13 @@ from policies.memory import ImageMemory
 from policies.planners import FixedPlan, GreedyPlanner
 from policies.planners.agenticir import AgenticIRPlanner, EncoderSeverity
 from policies.planners.four_k_agent import OFFLINE, Q_MOE, FourKAgentPlanner, Profile
-from policies.planners.perception import EncoderPerception, KnownDegradations, parse_degradations
+from policies.planners.perception import EncoderPerception, KnownDegradations
 from policies.planners.restore_agent import RestoreAgentPlanner, everything, standardised
 from policies.planners.rollback import EXPERIENCE, schedule
 from policies.planners.search import search_all, search_beam
+from policies.planners.vlm_judge import parse_degradations
 from tool_actors.errors import IrEnvError, UnknownNameError
+from tool_actors.tasks import TASK_OF
 
 PAIRS = [
     ("denoise", "n1"),
@@ -321,6 +323,22 @@ def test_perception_by_labels_and_by_the_encoder(photo):
     noisy = np.clip(photo[:128, :128] + np.random.default_rng(0).normal(0, 40, (128, 128, 3)), 0, 255).astype(np.uint8)
     perceive = EncoderPerception()
     assert perceive.probabilities(noisy)["noise"] > 0.9 > perceive.probabilities(np.ascontiguousarray(photo[:128, :128]))["noise"]
+
+
+def test_labels_are_told_for_the_images_at_hand(process, crop):
+    blind = RestorationProcess(toolbox=TOOLS, metrics=["piqe"], reward_weights={"piqe": 1.0})
+    episodes = process.start(fixed_samples(process.dataset, 3, 1))
+    planner = load_policy("agenticir:labels")
+    assert planner.needs_reference
+    with pytest.raises(IrEnvError, match="only `ir-env bench`"):
+        planner.plan(observation_of(process, episodes[0]))
+    planner.perceive.tell(episodes)
+    for episode in episodes:
+        assert list(planner.perceive(observation_of(process, episode))) == [TASK_OF[episode.combo]]
+    with pytest.raises(IrEnvError, match="nobody knows its degradations"):
+        planner.perceive.tell([blind.start_image(crop)])
+    with pytest.raises(IrEnvError, match="q_agent:labels"):
+        load_policy("restore_agent:labels")
 
 
 # -- on photographs ------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Models behind an OpenAI-compatible endpoint: the client, the planners that ask at every step or once, and perception."""
+"""Models behind an OpenAI-compatible endpoint: the client, the planners that ask at every step or once, and judges."""
 
 import base64
 import io
@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ir_env.planner import observation_of, run
+from ir_env.planner import Tried, observation_of, run
 from ir_env.process import RestorationProcess
 from policies.loading import load_policy
-from policies.planners.perception import VLMPerception
+from policies.planners.agenticir import LEVELS
 from policies.planners.remote_vlm import RemotePlanVLM, RemoteVLM
+from policies.planners.vlm_judge import VLMJudge, parse_choice
 from policies.remote import BudgetSpent, ChatEndpoint
 from tool_actors.errors import IrEnvError
 
@@ -73,10 +74,15 @@ def words(body):
     return " ".join(part if isinstance(part, str) else part.get("text", "") for part in parts)
 
 
+def pictures(body):
+    urls = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
+    assert all(url.startswith("data:image/png;base64,") for url in urls)
+    return [np.array(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in urls]
+
+
 def picture(body):
-    [url] = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
-    assert url.startswith("data:image/png;base64,")
-    return np.array(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
+    [shown] = pictures(body)
+    return shown
 
 
 @pytest.fixture
@@ -209,18 +215,85 @@ def test_a_remote_model_writes_a_plan_once(process, crop):
 def test_an_address_needs_a_model(address):
     with pytest.raises(IrEnvError, match="URL#MODEL"):
         load_policy(f"remote:{address}")
+    with pytest.raises(IrEnvError, match="URL#MODEL"):
+        load_policy(f"agenticir:{address}")
 
 
-# -- perception ----------------------------------------------------------------------------------------------------------------------
+# -- in the places of a planner's own parts ----------------------------------------------------------------------------------------
 
 
 def test_a_remote_model_perceives(process, crop):
     with serving(lambda number, body: '["low_light", "noise"]' if number == 1 else "rain, I think") as (url, asked):
-        perceive = VLMPerception(endpoint(url))
+        judge = VLMJudge(endpoint(url))
         observation = observation_of(process, process.start_image(crop))
-        assert perceive(observation) == perceive(observation) == {"brighten", "denoise"} and len(asked) == 1
+        assert judge.perceive(observation) == judge.perceive(observation) == {"brighten", "denoise"} and len(asked) == 1
         assert np.array_equal(picture(asked[0][2]), crop)
-        assert perceive(observation_of(process, process.start_image(crop[::-1].copy()))) == set()
+        assert judge.perceive(observation_of(process, process.start_image(crop[::-1].copy()))) == set()
         small = observation_of(process, process.start_image(crop[::4, ::4].copy()))
-        assert perceive(small) == {"super_resolve"}, "that is seen from the size"
-    assert perceive.counts == {"answers": 3, "malformed": 2}
+        assert judge.perceive(small) == {"super_resolve"}, "that is seen from the size"
+    assert judge.counts == {"answers": 3, "malformed": 2}
+
+
+def test_a_remote_model_judges(crop):
+    def say(number, body):
+        if len(pictures(body)) == 2:
+            return "Latter." if np.array_equal(pictures(body)[1], crop) else "neither"
+        return '"Very high"' if "motion blur" in words(body) else "It is low."
+
+    former, latter = (Tried(0, image, {}) for image in (crop[::-1].copy(), crop))
+    with serving(say) as (url, asked):
+        judge = VLMJudge(endpoint(url))
+        assert judge.latter_is_better(former, latter) and not judge.latter_is_better(latter, former)
+        assert LEVELS[judge.severity(crop, "motion_deblur")] == "very high" and LEVELS[judge.severity(crop, "derain")] == "medium"
+        judge.severity(crop, "super_resolve")
+        assert "How severe is the blur in" in words(asked[-1][2])
+        assert judge.severity(crop, "derain") == 2 and len(asked) == 5, "what is malformed is not asked for again"
+    assert judge.counts == {"answers": 5, "malformed": 2} and judge.endpoint.unanswered == 0
+    for silent in (endpoint("http://127.0.0.1:9/v1", retries=0), endpoint(url, budget=0)):
+        judge = VLMJudge(silent)
+        assert judge.severity(crop, "derain") == 2 and not judge.latter_is_better(former, latter)
+        assert silent.unanswered == 2 and not judge.counts
+
+
+@pytest.mark.parametrize(("text", "choice"), [(" Low.\n", "low"), ("'low'", "low"), ("low or medium", None), ("", None), ("lower", None)])
+def test_a_choice_is_one_of_those_offered(text, choice):
+    assert parse_choice(text, LEVELS) == choice
+
+
+def test_agenticir_asks_a_remote_model_for_all_that_depictqa_tells(process, crop):
+    """It sees noise and darkness, finds that the noise does not go, and prefers the image from which it did not to one before."""
+
+    def say(number, body):
+        if "JSON list" in words(body):
+            return '["noise", "low_light"]'
+        if len(pictures(body)) == 2:
+            return "latter"
+        return "very low" if "low light" in words(body) else "high"
+
+    with serving(say) as (url, asked):
+        planner = load_policy(f"agenticir:{url}#some/model")
+        episode = process.start_image(crop)
+        for _ in run(process, planner, [episode]):
+            pass
+    assert {process.actions.name(index) for index in episode.applied} == {"gamma.brighten", "tv.denoise"} and not episode.error
+    questions = [words(body) for _, _, body in asked]
+    assert "Which of these degradations" in questions[0] and any("How severe is the noise" in each for each in questions)
+    assert any("one scene" in each for each in questions), "of two compromises the better is asked for"
+    assert not planner.judges and planner.name == "agenticir (some/model)" and planner.endpoint.requests == len(asked)
+
+
+@pytest.mark.parametrize("name", ["traversal", "mair", "4kagent", "restore_agent", "q_agent"])
+def test_others_perceive_through_a_remote_model(process, crop, name):
+    with serving(lambda number, body: '["noise"]' if number == 1 else "[]") as (url, asked):
+        planner = load_policy(f"{name}:{url}#model")
+        noisy = np.clip(crop + np.random.default_rng(0).normal(0, 40, crop.shape), 0, 255).astype(np.uint8)
+        episode = process.start_image(noisy)
+        for _ in run(process, planner, [episode]):
+            pass
+    assert [process.actions.name(index) for index in episode.applied] == ["tv.denoise"]
+    assert len(asked) == 1 + (name == "restore_agent"), "which looks again"
+
+
+def test_a_refusal_of_perception_is_an_error(process, crop):
+    with serving(lambda number, body: (401, {})) as (url, _), pytest.raises(IrEnvError, match="refuses"):
+        load_policy(f"mair:{url}#model").plan(observation_of(process, process.start_image(crop)))
