@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             setattr(options, name, value)
     kept = ("demos", "model", "epochs", "steps", "lr", "batch", "seed", "terse")
     keep_settings(options.out, {key: getattr(options, key) for key in kept})
-    policy = PlanSettings(known.compact, known.view, known.spectrum, load_toolbox(made_with["toolbox"]).references)
+    asked = known.compact, known.view, known.spectrum, load_toolbox(made_with["toolbox"]).references
+    policy = PlanSettings(*asked, known.combos).after(made_with["combos"])
     options.out = options.out.resolve()
     count = len(demos["train"])
     told = {"demos": str(options.demos), "policy": policy, "terse": options.terse, "seed": options.seed}

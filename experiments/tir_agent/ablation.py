@@ -199,7 +199,7 @@ def train_grpo(policy: Path, out: Path, grpo: dict[str, Any], settings: dict[str
             report(json.loads(json.dumps(shown, default=float)))
         module = algorithm.get_module()
         module.vlm.save(out)
-        module.settings.save(out)
+        module.settings.after(config.env_config["dataset"]["combos"]).save(out)
     finally:
         algorithm.stop()
 

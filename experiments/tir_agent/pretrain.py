@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.pretrain_encoder import add_examples_arguments, describe, evaluate, fit, make_sets
+from experiments.pretrain_encoder import COMBOS, add_examples_arguments, describe, evaluate, fit, make_sets
 from ir_env.actions import ActionTable
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.nano import NANO
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     network = Seeing(vlm, prompter, len(toolbox))
     fit(network, train, heldout, options.epochs, options.batch, options.lr, options.seed)
     vlm.save(options.out)
-    settings.save(options.out)
+    settings.after(*COMBOS).save(options.out)
     report = evaluate(network.eval(), heldout)
     (options.out / "report.json").write_text(json.dumps({"held_out": report, "seconds": round(time.monotonic() - start)}, indent=2) + "\n")
     print(f"{options.out}: {describe(report)}")

@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     after = ("out", "processes", "heldout", "diversity_images", "rollouts", "save_steps", "address")
     keep_settings(options.out, {key: value for key, value in vars(options).items() if key not in after})
     toolbox = load_toolbox(made_with["toolbox"])
-    policy = replace(settings, toolbox=toolbox.references)
+    policy = replace(settings, toolbox=toolbox.references).after(made_with["combos"])
     prompter = policy.prompter(ActionTable(toolbox))
     options.out = options.out.resolve()
 

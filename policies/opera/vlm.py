@@ -98,7 +98,8 @@ class VLMPlanPlanner(WholePlanner):
     def __init__(self, vlm: VisionLanguageModel, settings: PolicySettings, max_plan: int = 6, max_tokens: int = PLAN_TOKENS):
         super().__init__()
         self.vlm, self.settings, self.max_plan, self.max_tokens = vlm, settings, max_plan, max_tokens
-        self.toolbox, self.name = settings.toolbox, f"vision-language model ({vlm.name})"
+        self.toolbox, self.trained_combos = settings.toolbox, settings.combos
+        self.name = f"vision-language model ({vlm.name})"
         self.counts: Counter[str] = Counter()
 
     @classmethod

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ir_env.actions import ActionTable
 from ir_env.planner import Observation, Planner
@@ -38,6 +38,9 @@ class PolicySettings:
     """See :class:`policies.vlm.prompts.Prompter`."""
     toolbox: str | list | None = None
     """That it was trained with; None if any will do."""
+    combos: Sequence[Any] | None = None
+    """What its trainings so far drew combinations of degradations from, see :attr:`ir_env.planner.Planner.trained_combos`: what later ones
+    begin with has been seen."""
 
     FILE: ClassVar[str] = SETTINGS
     """Beside the weights of a trained policy."""
@@ -54,9 +57,9 @@ class PolicySettings:
             IrEnvError: it was trained with another view.
         """
         if str(name) == NANO:
-            return cls(compact=True, view=view or View(), spectrum=True)
+            return cls(compact=True, view=view or View(), spectrum=True, combos=())
         if not (Path(name) / cls.FILE).is_file():
-            return cls(view=view or WHOLE)
+            return cls(view=view or WHOLE, combos=())
         settings = cls.read(name)
         if view and view.spaces(1) != settings.view.spaces(1):
             told = json.dumps(asdict(settings.view))
@@ -65,6 +68,10 @@ class PolicySettings:
                 "(--view of commands) to the first, or train it anew."
             )
         return settings
+
+    def after(self, *combos: Any) -> Self:
+        """Those after a training on more combinations; where nobody knows the ones before, nobody knows all."""
+        return self if self.combos is None else replace(self, combos=(*self.combos, *combos))
 
     def prompter(self, actions: ActionTable) -> Prompter:
         return Prompter(actions, self.compact, self.view, self.spectrum)
@@ -82,7 +89,8 @@ class PolicySettings:
             told = json.loads(path.read_text())
             if "view" not in told:
                 raise ValueError("it does not say what the model is shown, 'view'")
-            return replace(cls(**told), view=View.of(told["view"]))
+            combos = told.get("combos")
+            return replace(cls(**told), view=View.of(told["view"]), combos=None if combos is None else tuple(combos))
         except (ValueError, TypeError, IrEnvError) as error:
             raise IrEnvError(f"{path}: not the settings of a policy ({error}). Train it again, or take a copy from a backup.") from error
 
@@ -106,7 +114,7 @@ class VLMPlanner(Planner):
         from policies.vlm.model import MAX_TOKENS
 
         self.vlm, self.settings, self.temperature = vlm, settings, temperature
-        self.toolbox = settings.toolbox
+        self.toolbox, self.trained_combos = settings.toolbox, settings.combos
         self.name = f"vision-language model ({Path(vlm.name).name})"
         self.max_tokens = max_tokens or MAX_TOKENS
         self.counts: Counter[str] = Counter()
@@ -122,7 +130,8 @@ class VLMPlanner(Planner):
 
         planner = cls(VisionLanguageModel.load(name, device=device), PolicySettings.read(name), temperature, seed)
         card = Path(name) / CARD
-        planner.trained_combos = combos_of(json.loads(card.read_text())) if card.is_file() else None
+        if card.is_file() and (last := combos_of(json.loads(card.read_text()))):
+            planner.trained_combos = [*(planner.trained_combos or ()), *last]
         return planner
 
     @property

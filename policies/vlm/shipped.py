@@ -50,7 +50,9 @@ def save_small(planner: VLMPlanner, folder: str | Path, card: Mapping[str, Any])
     save_file(stored, folder / SMALL)
     model.config.save_pretrained(folder)
     planner.vlm.processor.save_pretrained(folder)
-    planner.settings.save(folder)
+    dataset = planner.env_config.get("dataset")
+    seen = [dataset.get("combos", "A,B,C")] if isinstance(dataset, Mapping) else []
+    planner.settings.after(*seen).save(folder)
     (folder / CARD).write_text(json.dumps(dict(card), indent=2) + "\n")
 
 

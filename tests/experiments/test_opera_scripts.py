@@ -19,6 +19,7 @@ from ir_env.evaluation import Row, Table
 from ir_env.observation import observe_state
 from ir_env.plan_answer import plan_space
 from ir_env.view import View
+from policies.loading import load_policy
 from policies.opera.rl_module import PlanRLModule
 from tool_actors.errors import IrEnvError
 from tool_actors.tasks import DEGRADATIONS
@@ -143,7 +144,7 @@ def test_a_nano_that_sees_learns_to_write_plans(tmp_path, photo):
         Image.fromarray(photo[: 200 + index, :200]).save(photos / f"{index}.png")
     settings = PolicySettings.of("nano")
     VisionLanguageModel.load("nano", settings.prompter(ActionTable(load_toolbox(toolbox))), seed=5).save(seeing)
-    settings.save(seeing)
+    settings.after("single").save(seeing)
     made = ["--photos", photos, "--out", tmp_path / "demos", "--count", 12, "--heldout", 2, "--crop", 64, "--heldout-crop", 64]
     demos.main([str(word) for word in (*made, "--combos", "noise,haze", "--processes", 1, "--toolbox", toolbox)])
     told = ["--demos", tmp_path / "demos", "--model", seeing, "--out", tmp_path / "sft", "--steps", 1, "--lr", 0, "--heldout", 1]
@@ -153,6 +154,7 @@ def test_a_nano_that_sees_learns_to_write_plans(tmp_path, photo):
     assert torch.equal(before.model.state_dict()[tower], after.model.state_dict()[tower])
     texts = load_rows(tmp_path / "sft" / "examples")["text"]
     assert 0 < sum(text.startswith("<think></think>") for text in texts) < len(texts)
+    assert load_policy(tmp_path / "sft" / "policy").trained_combos == ("single", "noise,haze"), "what it started from saw them, too"
     assert len(after.tokenizer(texts[0]).input_ids) < 40 < len(before.tokenizer(texts[0]).input_ids)
 
 

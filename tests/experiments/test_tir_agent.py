@@ -191,6 +191,7 @@ def test_fine_tuning_reports_what_it_reached(demos, tuned):
     assert sum(edp["after"]["tools"]["denoise"].values()) == pytest.approx(1)
     planner = VLMPlanner.load(folder / "policy")
     assert planner.toolbox == TOOLS and planner.settings.view == View() and list((folder / "tensorboard").iterdir())
+    assert planner.trained_combos == (load_demonstrations(demos)[1]["combos"],), "for a set that is to be unseen"
     assert all(sum(shares.values()) == pytest.approx(1) for shares in report["diversity"]["tools"].values())
 
 

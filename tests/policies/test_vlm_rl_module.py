@@ -47,7 +47,7 @@ def taught(tmp_path_factory):
         optimiser.step()
     folder = tmp_path_factory.mktemp("nano")
     vlm.save(folder)
-    settings.save(folder)
+    settings.after("rain+noise").save(folder)
     return folder
 
 
@@ -134,6 +134,7 @@ def test_grpo_trains_it_and_its_checkpoint_is_a_planner(taught, tmp_path):
         third = algorithm.train()
         planner = load_checkpoint(tmp_path / "checkpoint")
     assert isinstance(planner, VLMPlanner) and planner.toolbox == TOOLS
+    assert planner.trained_combos == ("rain+noise",) and planner.env_config["dataset"]["combos"] == "A", "both stages are told of"
     env = RestorationVectorEnv(num_envs=2, **ENV)
     env.reset(seed=0)
     for _ in run(env.process, planner, env.episodes):

@@ -41,6 +41,18 @@ def test_a_quarter_of_the_size_answers_the_same(tmp_path, planner):
     assert (logits[1] - logits[0]).norm() < 0.1 * logits[0].norm()
 
 
+def test_a_shipped_policy_says_what_all_its_trainings_saw(tmp_path, planner):
+    trained = VLMPlanner(planner.vlm, planner.settings.after("jpeg+rain"))
+    trained.env_config = {"dataset": {"photos": "builtin", "combos": "A"}}
+    save_small(trained, tmp_path / "bare", {})
+    assert load_policy(tmp_path / "bare").trained_combos == ("jpeg+rain", "A")
+    save_small(trained, tmp_path / "told", {"trained": {"dataset": {"combos": "B"}}})
+    assert set(load_policy(tmp_path / "told").trained_combos) == {"jpeg+rain", "A", "B"}
+    trained.settings = PolicySettings(combos=None)
+    save_small(trained, tmp_path / "unknown", {})
+    assert load_policy(tmp_path / "unknown").trained_combos is None, "where nobody knows the one before, nobody knows all"
+
+
 def test_damaged_small_weights_are_named(tmp_path, planner):
     save_small(planner, tmp_path, {})
     (tmp_path / SMALL).write_bytes(b"short")
