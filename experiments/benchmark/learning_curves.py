@@ -14,26 +14,40 @@ RETURNS = {"episode_return_mean": "mean return", "episode_len_mean": "mean lengt
 
 
 def read_runs(runs: list[Path]) -> dict[str, dict[str, Curve]]:
-    """What is drawn -> run -> (iteration, value).
+    """What is drawn -> run, or trial of a sweep, -> (iteration, value).
 
     Raises:
         IrEnvError: a folder holds no ``result.json``.
     """
     told: dict[str, dict[str, Curve]] = {}
     for run in runs:
-        # of trials that were tried again, the longest counts
-        files = sorted(run.rglob("result.json"), key=lambda path: path.stat().st_size)
-        if not files:
+        found = _trials(run)
+        if not found:
             raise IrEnvError(
                 f"--curves {run}: holds no result.json. Give the folder of a run of `rllib train`, e.g. results/simplecall_ppo."
             )
-        for iteration, result in _iterations(files[-1]).items():
-            for name, value in _values(result).items():
-                told.setdefault(name, {}).setdefault(run.name, []).append((iteration, value))
+        for trial, file in found.items():
+            for iteration, result in iterations_of(file).items():
+                for name, value in _values(result).items():
+                    told.setdefault(name, {}).setdefault(trial, []).append((iteration, value))
     return told
 
 
-def _iterations(file: Path) -> dict[int, Mapping[str, Any]]:
+def _trials(run: Path) -> dict[str, Path]:
+    """The results of a run, by its name; of a sweep those of its trials, by what it varies in them."""
+    try:
+        names = json.loads((run / "run.json").read_text())["trials"]
+    except (OSError, ValueError, KeyError):
+        names = {}
+    trials = {name: run / folder / "result.json" for folder, name in names.items()}
+    if not trials:
+        # of a training that was tried again, the longest counts
+        files = sorted(run.rglob("result.json"), key=lambda path: path.stat().st_size)
+        trials = {run.name: files[-1]} if files else {}
+    return {f"{run.name}, {name}" if names else name: file for name, file in trials.items() if file.is_file()}
+
+
+def iterations_of(file: Path) -> dict[int, Mapping[str, Any]]:
     """An iteration that was repeated after an interruption counts as it was in the end; a line that was cut off counts for nothing."""
     told = {}
     for line in file.read_text().splitlines():

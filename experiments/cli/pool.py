@@ -126,18 +126,21 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _connect(address: str | None, required: bool) -> bool:
-    """Connect to a running cluster; returns False if there is none and none is required."""
+    """Connect to a running cluster; returns False if there is none, none is named (nor by ``RAY_ADDRESS``) and none is required."""
+    import os
+
     import ray
 
     from tool_actors.errors import IrEnvError
+    from tool_actors.pool.client import no_cluster
 
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     try:
         ray.init(address=address or "auto", **{key: value for key, value in quiet.items() if key != "include_dashboard"})
         return True
     except ConnectionError as error:
-        if required or address:
-            raise IrEnvError(f"no Ray cluster runs at {address!r}: start one with `ray start --head`, or give its --address") from error
+        if required or address or os.environ.get("RAY_ADDRESS"):
+            raise no_cluster(address) from error
     except RuntimeError as error:
         if "Version mismatch" not in str(error):
             raise

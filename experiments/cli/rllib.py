@@ -27,6 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="e.g. lr=1e-4, env_config.dataset.photos=folder or, for a sweep, 'lr={grid_search: [1e-3, 1e-4]}'; repeatable",
     )
+    file.add_argument(
+        "--asha", type=int, metavar="N", help="of a sweep: end trials that fall behind the others after N, 3 N, 9 N, ... iterations"
+    )
     file.add_argument("--name", help="of the run; by default that of the experiment")
     file.add_argument("--storage", default="results", help="folder that holds the runs (default: results)")
     file.add_argument("--checkpoint-freq", type=int, default=1, metavar="N", help="iterations between checkpoints (default: 1)")
@@ -65,14 +68,14 @@ def _train(options: argparse.Namespace) -> int:
     from policies.loading import load_before_training
     from tool_actors.errors import IrEnvError
 
-    if options.resume and (options.set or options.seed is not None):
-        raise IrEnvError("a resumed run keeps its settings: leave out --set and --seed, or start a new run")
+    if options.resume and (options.set or options.seed is not None or options.asha is not None):
+        raise IrEnvError("a resumed run keeps its settings: leave out --set, --seed and --asha, or start a new run")
     experiment = load_experiment(options.experiment, options.set, options.stop, options.seed)
     folder = run_folder(options.storage, options.name or experiment.name, options.resume)
     verb = "resuming" if options.resume else "training"
     console.print(f"{verb} {experiment.name}; the run is kept in {folder}\n  curves: tensorboard --logdir {folder}", soft_wrap=True)
     extend = options.resume and bool(options.stop)
-    outcome = train(experiment, folder, console, options.checkpoint_freq, options.resume, options.address, extend)
+    outcome = train(experiment, folder, console, options.checkpoint_freq, options.resume, options.address, extend, options.asha)
     storage = "" if options.storage == "results" else f" --storage {options.storage}"
     resume = f"rllib train file {options.experiment}{storage} --name {folder.name} --resume"
     if outcome.interrupted:

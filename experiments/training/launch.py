@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from ir_env.evaluation import Table
 
 KEPT = "run.json"
-"""In a run's folder: its ``stop``; name by folder of the ``trials`` of a sweep; the tools of its ``pool``, or null."""
+"""In a run's folder: its ``stop``; name by folder of the ``trials`` of a sweep; the tools of its ``pool``, or null; and ``asha``, the least
+iterations of a sweep's trials whose worse ones end early, or null."""
 LOCK = ".lock"
 RESTORATION = "ir_env/Restoration"
 
@@ -45,6 +46,8 @@ class Trial:
     """Its last result."""
     finished: bool
     """Whether it came to its end."""
+    early: bool
+    """Whether that was because it fell behind."""
     error: str
     """Why it failed, "" if it did not."""
 
@@ -73,8 +76,8 @@ class Outcome:
 
     @property
     def checkpoints(self) -> dict[str, Path]:
-        """That of each training which came to its end, by its name."""
-        return {trial.name: trial.checkpoint for trial in self.trials if trial.finished and trial.checkpoint}
+        """That of each training which came to its end and did not fall behind, by its name."""
+        return {trial.name: trial.checkpoint for trial in self.trials if trial.finished and not trial.early and trial.checkpoint}
 
     def check(self) -> None:
         """Raises :class:`ExperimentError` if trainings failed."""
@@ -124,6 +127,7 @@ def train(
     resume: bool = False,
     address: str = "local",
     extend: bool = False,
+    asha: int | None = None,
 ) -> Outcome:
     """Train until the experiment's ``stop``; returns also when interrupted with Ctrl-C.
 
@@ -137,15 +141,27 @@ def train(
         resume: continue the run in ``folder`` from its last checkpoint.
         address: of a Ray cluster; ``local`` starts Ray in this machine. If this process is connected to one already, that is used.
         extend: of a resumed run: end at the experiment's ``stop``, and not where it was first to end.
+        asha: of a new sweep: end trials that fall behind, none before so many iterations, see
+            :class:`experiments.training.early_stopping.ResumableASHA`. A resumed sweep keeps what it began with.
 
     Raises:
         ExperimentError: there is not what the experiment asks for; or the run goes on in another process.
     """
     with _held(folder):
-        kept = json.loads((folder / KEPT).read_text()) if resume else {"trials": _folders(list(experiment.variants)), "pool": None}
+        if resume:
+            kept: dict[str, Any] = json.loads((folder / KEPT).read_text())
+        else:
+            kept = {"trials": _folders(list(experiment.variants)), "pool": None, "asha": asha}
+            _check_asha(experiment, asha)
+        if extend and kept.get("asha"):
+            raise ExperimentError(
+                f"{folder}: the trials that fell behind in this sweep cannot go on to a later end; leave out --stop, or begin another sweep"
+            )
         stop = kept["stop"] if resume and not extend else experiment.stop
         if resume:
-            before = _trials(tune.ResultGrid(tune.ExperimentAnalysis(str(folder))), kept["trials"], stop)
+            # which warns of trials that have not begun
+            logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+            before = _trials(tune.ResultGrid(tune.ExperimentAnalysis(str(folder))), kept, stop)
             if all(trial.finished for trial in before):
                 return Outcome(folder, before, stop, was_finished=True)
         with _ray(address):
@@ -161,7 +177,7 @@ def train(
                 if resume
                 else _begun(folder, experiment, kept, display, checkpoint_every)
             )
-            return Outcome(folder, _trials(tuner.fit(), kept["trials"], stop), stop)
+            return Outcome(folder, _trials(tuner.fit(), kept, stop), stop)
 
 
 def _begun(folder: Path, experiment: Experiment, kept: Mapping[str, Any], display: ProgressDisplay, checkpoint_every: int) -> tune.Tuner:
@@ -169,10 +185,15 @@ def _begun(folder: Path, experiment: Experiment, kept: Mapping[str, Any], displa
     naming = {}
     if kept["trials"]:
         naming = {"trial_name_creator": partial(_of_trial, names), "trial_dirname_creator": partial(_of_trial, list(kept["trials"]))}
+    scheduler = None
+    if kept["asha"]:
+        from experiments.training.early_stopping import ITERATION, ResumableASHA
+
+        scheduler = ResumableASHA(kept["asha"], int(experiment.stop[ITERATION]))
     return tune.Tuner(
         experiment.config.algo_class,
         param_space=tune.grid_search(space) if kept["trials"] else space[0],
-        tune_config=tune.TuneConfig(**naming),
+        tune_config=tune.TuneConfig(**naming, scheduler=scheduler),
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
@@ -216,16 +237,31 @@ def _of_trial(values: list[str], trial: Any) -> str:
     return values[int(trial.trial_id.rsplit("_", 1)[-1])]
 
 
-def _trials(results: tune.ResultGrid, names: Mapping[str, str], stop: Mapping[str, float]) -> list[Trial]:
+def _check_asha(experiment: Experiment, asha: int | None) -> None:
+    """Name what ending trials early would lack."""
+    if asha is None:
+        return
+    longest = experiment.stop.get("training_iteration", 0)
+    if len(experiment.variants) < 2:
+        raise ExperimentError("--asha ends trials of a sweep that fall behind, and this is a single training: vary something with --set")
+    if not 1 <= asha < longest:
+        raise ExperimentError(
+            f"--asha {asha}: trials are compared after so many iterations, at least 1 and fewer than they have (now {longest:g}; "
+            "--stop training_iteration=N changes that)"
+        )
+
+
+def _trials(results: tune.ResultGrid, kept: Mapping[str, Any], stop: Mapping[str, float]) -> list[Trial]:
     """How the trials of a run stand, in the order of their folders; also those of a sweep that did not begin."""
-    found = {}
+    names, found = kept["trials"], {}
     for result in results:
         folder, metrics = Path(result.path), result.metrics or {}
         name = names.get(folder.name, "")
         error = _last_line(result.error) if result.error is not None else ""
         checkpoint = Path(result.checkpoint.path) if result.checkpoint else None
-        found[name] = Trial(name, folder, checkpoint, metrics, not error and reached(stop, metrics), error)
-    missing = {name: Trial(name, Path(folder), None, {}, False, "") for folder, name in names.items() if name not in found}
+        early = bool(kept.get("asha") and metrics.get("done")) and not reached(stop, metrics)
+        found[name] = Trial(name, folder, checkpoint, metrics, not error and (early or reached(stop, metrics)), early, error)
+    missing = {name: Trial(name, Path(folder), None, {}, False, False, "") for folder, name in names.items() if name not in found}
     return [{**found, **missing}[name] for name in names.values() or found]
 
 

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ir_env.metrics import METRICS
 
 METRIC_ORDER = tuple(METRICS)
+RETURN = "env_runners/episode_return_mean"
+"""The result by which trainings are compared."""
 
 
 class ProgressDisplay(Callback):
@@ -42,7 +44,9 @@ class ProgressDisplay(Callback):
         self._progress.start()
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
-        others = sum(fraction_done(self.stop, each.last_result or {}) for each in trials if each is not trial)
+        others = sum(
+            1.0 if each.is_finished() else fraction_done(self.stop, each.last_result or {}) for each in trials if each is not trial
+        )
         done = (others + fraction_done(self.stop, result)) / self.trials
         now = time.monotonic()
         if self._began is None:

@@ -121,6 +121,26 @@ def test_a_trained_policy_restores_a_photograph(trained, command, tmp_path, phot
     assert restored.returncode == 0 and load_image(tmp_path / "out" / "cat_restored.png").shape == photo.shape, restored.stderr
 
 
+def test_a_cluster_that_was_named_is_not_replaced(command, tmp_path, monkeypatch):
+    import ray
+
+    asked = []
+
+    def refuse(address, **options):
+        # Ray itself gives up after minutes
+        asked.append(address)
+        raise ConnectionError
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    said = command("ir-env", "pool", "start", cwd=tmp_path)
+    assert said.returncode == 2 and "answers at '127.0.0.1:9'" in said.stderr and "RAY_AUTH_MODE" in said.stderr and asked == ["auto"]
+    words = ("bench", "--photos", "builtin", "--crop", 64, "--samples", 16, "--policy", "nothing", "--metrics", "psnr,piqe")
+    said = command("ir-env", *words, "--executor", "pool", cwd=tmp_path)
+    assert said.returncode == 2 and "answers at '127.0.0.1:9'" in said.stderr
+
+
 @pytest.mark.parametrize("action", ["status", "stop"])
 def test_a_pool_that_is_not_there_is_named(action, tmp_path):
     words = [sys.executable, "-m", "experiments.cli.ir_env", "pool", action, "--name", "nobody"]

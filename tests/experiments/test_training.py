@@ -9,11 +9,15 @@ import sys
 import threading
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from experiments.benchmark.learning_curves import read_runs
+from experiments.training.early_stopping import ResumableASHA
 from experiments.training.experiment_file import ExperimentError, load_experiment
 from experiments.training.launch import run_folder, train
 from policies.loading import find_checkpoint, load_before_training, load_checkpoint
@@ -203,12 +207,65 @@ def test_a_sweep_keeps_what_succeeded_and_names_what_failed(small, command, ray_
     assert [row["policy"] for row in table["rows"][:2]] == ["model_config.hidden=[8]", "nothing"]
     first = kept["trials"][0]
     assert load_checkpoint(first["checkpoint"]).env_config["max_steps"] == 2 and first["folder"] in first["checkpoint"]
+    assert np.asarray(Image.open(tmp_path / "sweep/sweep.png")).std() > 0
+    assert list(read_runs([tmp_path / "sweep"])["mean return"]) == ["sweep, model_config.hidden=[8]"], "a curve per trial"
 
     again = ("--storage=.", "--name=sweep", "--resume", "--stop=training_iteration=2", "--samples=0")
     said = command("rllib", *small[:3], *again, cwd=tmp_path)
     assert said.returncode == 2 and "model_config.hidden=wide: " in said.stderr, "the failed one was tried again"
     kept = json.loads((tmp_path / "sweep/sweep.json").read_text())
     assert [trial["iterations"] for trial in kept["trials"]] == [2, 0] and kept["tables"] == []
+
+
+@pytest.mark.slow
+def test_trials_that_fall_behind_end_early(small, command, ray_cluster, tmp_path):
+    # with one seed the first returns are r, 10 r and r / 10: whatever r, of the last two the one that is less than r falls behind, if they
+    # come one after another
+    alone = f"--set=num_cpus_for_main_process={ray_cluster.cluster_resources()['CPU']:g}"
+    weights = "--set=env_config.reward_weights={grid_search: [{psnry: 1.0}, {psnry: 10.0}, {psnry: 0.1}]}"
+    sweep = (
+        *small,
+        "--set=env_config.reward=delta_iqa",
+        weights,
+        alone,
+        "--storage=.",
+        "--name=race",
+        "--asha=1",
+        "--stop=training_iteration=2",
+    )
+    said = command("rllib", *sweep, "--samples=0", cwd=tmp_path)
+    assert said.returncode == 0 and "1, fell behind" in said.stdout, said.stdout + said.stderr
+    first, second, third = json.loads((tmp_path / "race/sweep.json").read_text())["trials"]
+    assert first["iterations"] == 2 and not first["early"]
+    assert sorted((each["iterations"], each["early"]) for each in (second, third)) == [(1, True), (2, False)]
+    again = command("rllib", *small[:3], "--storage=.", "--name=race", "--resume", "--samples=0", cwd=tmp_path)
+    assert again.returncode == 0 and "finished already" in again.stdout, "a trial that fell behind is not gone on with"
+    further = command("rllib", *small[:3], "--storage=.", "--name=race", "--resume", "--stop=training_iteration=4", cwd=tmp_path)
+    assert further.returncode == 2 and "begin another sweep" in further.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [(["--asha=1"], "a single training"), (["--set=lr={grid_search: [1, 2]}", "--asha=3"], "fewer than they have")]
+)
+def test_what_asha_cannot_compare_is_named(small, command, ray_cluster, tmp_path, more, message):
+    said = command("rllib", *small, *more, "--stop=training_iteration=3", "--storage=.", "--name=bad", cwd=tmp_path)
+    assert said.returncode == 2 and message in said.stderr and not (tmp_path / "bad").exists()
+
+
+def test_a_resumed_sweep_remembers_the_returns(tmp_path):
+    def add(asha, name):
+        trial = SimpleNamespace(trial_id=name, storage=SimpleNamespace(trial_dir_name=name, trial_fs_path=str(tmp_path / name)))
+        asha.on_trial_add(None, trial)
+        return trial
+
+    told = {"training_iteration": 2, "env_runners": {"episode_return_mean": 5.0}}
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/result.json").write_text(json.dumps(told) + "\n{cut off")
+    asha, forgetful = ResumableASHA(2, 9), ResumableASHA(2, 9)
+    add(asha, "before")
+    result = {"training_iteration": 2, "env_runners/episode_return_mean": 4.0}
+    assert asha.on_trial_result(None, add(asha, "new"), result) == "STOP"
+    assert forgetful.on_trial_result(None, add(forgetful, "new"), result) == "CONTINUE"
 
 
 def test_what_a_sweep_varies(small):

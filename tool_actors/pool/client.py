@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import uuid
 import weakref
@@ -353,7 +354,19 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _connect(address: str | None) -> None:
     if ray.is_initialized():
         return
-    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    except ConnectionError as error:
+        raise no_cluster(address) from error
+
+
+def no_cluster(address: str | None) -> IrEnvError:
+    """What to say where Ray does not answer; Ray itself does not tell a missing token from a missing cluster."""
+    where = address if address and address != "auto" else os.environ.get("RAY_ADDRESS", "auto")
+    return IrEnvError(
+        f"no Ray cluster answers at {where!r}: start one with `ray start --head`, or give its address (--address, or RAY_ADDRESS); if it "
+        "asks for a token, set RAY_AUTH_MODE=token, too"
+    )
 
 
 def _get(references: Any) -> Any:
