@@ -2,13 +2,14 @@
 
 How to run
 ----------
-    python -m experiments.tir_agent.demos --photos FOLDER --out results/demos
+    python -m experiments.opera.clone --photos FOLDER --out results/opera_start.safetensors
     python -m experiments.opera.clone --demos results/demos --out results/opera_start.safetensors
     uv run rllib train file experiments/opera/planner.py --set model_config.start=results/opera_start.safetensors ...
 
-The demonstrations are those of TIR-Agent (an agent that is told the degradations, and judges tools by the clean image). The network learns
-the degradations and the plan from the degraded image alone, by their likelihood; one image in ten is held out, and the best epoch on these
-is kept. Several ``--demos`` are taken together.
+With ``--photos`` a policy that looks again after every tool (``--teacher``) shows what it applies to crops of these photographs; its plans
+are kept beside ``--out``. ``--demos`` are those of TIR-Agent (``experiments.tir_agent.demos``: an agent that is told the degradations, and
+judges tools by the clean image); it is repeatable, and both kinds are taken together. The network learns the degradations and the plan from
+the degraded image alone, by their likelihood; one image in ten is held out, and the best epoch on these is kept.
 
 Results to expect
 -----------------
@@ -31,9 +32,11 @@ HELD_OUT = 10
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--demos", type=Path, action="append", required=True, help="folder that experiments.tir_agent.demos wrote; repeatable"
-    )
+    parser.add_argument("--demos", type=Path, action="append", default=[], help="folder that experiments.tir_agent.demos wrote; repeatable")
+    parser.add_argument("--photos", help="folder of clean photographs, for the teacher")
+    parser.add_argument("--teacher", default="simplecall", help="whose plans are imitated on these: a policy as for ir-env restore")
+    parser.add_argument("--combos", action="append", help="degradations of the teacher's images; repeatable (A,B,C and opera:1:3:5)")
+    parser.add_argument("--images", type=int, default=1200, help="degraded crops that the teacher plans for, of each --combos")
     parser.add_argument("--out", type=Path, default=Path("results/opera_start.safetensors"))
     parser.add_argument("--max-plan", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=60)
@@ -54,7 +57,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
     limit_threads(1)
     torch.manual_seed(options.seed)
-    toolbox, images = read_demonstrations(options.demos)
+    toolbox, images = demonstrations(options)
     # the demonstrations are crops of 256 pixels and whole photographs: what is smaller is of low resolution
     actions = ActionTable(load_toolbox(toolbox), low_resolution_below=SMALL)
     network = PlanNetwork(actions.n, options.max_plan, tasks=[each.task for each in actions], tools=[each.tool for each in actions])
@@ -87,6 +90,49 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         f"{told['epoch']:.0f} epochs"
     )
     return told
+
+
+def demonstrations(options: argparse.Namespace) -> tuple[list, list[tuple[np.ndarray, list[str], list[str]]]]:
+    """The toolbox, and (degraded image, degradations, tools) of all that the options name."""
+    from tool_actors.errors import IrEnvError
+
+    if not (options.demos or options.photos):
+        raise IrEnvError("nothing to imitate: give --photos for a teacher's plans, --demos, or both")
+    sources = [read_demonstrations(options.demos)] if options.demos else []
+    if options.photos:
+        sources.append(taught(options))
+    [toolbox, *others] = [each for each, _ in sources]
+    if any(other != toolbox for other in others):
+        raise IrEnvError("the demonstrations and the teacher have different toolboxes; give those of one")
+    return toolbox, [each for _, images in sources for each in images]
+
+
+def taught(options: argparse.Namespace) -> tuple[list, list[tuple[np.ndarray, list[str], list[str]]]]:
+    """As :func:`read_demonstrations`, by the teacher's plans for crops of the photographs."""
+    from rich.progress import Progress
+
+    from experiments.opera.plans import make_plans
+    from ir_env.process import RestorationProcess
+    from policies.loading import load_policy
+    from tool_actors.toolboxes import load_toolbox
+
+    planner, images = load_policy(options.teacher), []
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for combos in options.combos or ("A,B,C", "opera:1:3:5"):
+        dataset = {"photos": options.photos, "split": "all", "crop_size": SMALL, "combos": combos}
+        process = RestorationProcess(dataset, "default", metrics=["psnr"], max_steps=options.max_plan, cache_bytes=0)
+        path = options.out.with_name(f"{options.out.stem}.{combos.replace(',', '_').replace(':', '_')}.plans.json")
+        with Progress(transient=True) as progress:
+            task = progress.add_task(f"planning for {combos}", total=options.images)
+
+            def told(done: int, _: int, task=task, update=progress.update) -> None:
+                update(task, completed=done)
+
+            planned = make_plans(process, planner, options.images, options.seed, path, told)
+        images += [
+            (process.dataset.load(each.sample).degraded, list(each.sample.combo), list(each.tools)) for each in planned if each.tools
+        ]
+    return load_toolbox("default").references, images
 
 
 def read_demonstrations(folders: list[Path]) -> tuple[list, list[tuple[np.ndarray, list[str], list[str]]]]:
