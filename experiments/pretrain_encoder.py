@@ -132,7 +132,7 @@ def add_examples_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", required=True, help="folder of photographs to learn from, or builtin")
     parser.add_argument("--heldout-photos", help="folder of others to measure on; by default one in five of --photos")
     parser.add_argument("--toolbox", default="default")
-    counts = {"type": _integers, "metavar": "N[,N]"}
+    counts = {"type": integers, "metavar": "N[,N]"}
     parser.add_argument("--crop", default=[256], help="side of the crops, in pixels; 0 takes whole photographs; one or several", **counts)
     parser.add_argument("--states", default=[4_728], help="images to learn from, of each --crop", **counts)
     parser.add_argument("--heldout", default=[408], help="images of photographs that it never sees, of each --crop", **counts)
@@ -143,7 +143,7 @@ def add_examples_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("results/pretrain_encoder"), help="keeps the examples")
 
 
-def _integers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
     return [int(each) for each in text.split(",")]
 
 

@@ -9,12 +9,14 @@ import torch
 from safetensors.numpy import load_file
 
 from experiments import pretrain_encoder
+from experiments.measurements import encoder as told_by_encoder
 from experiments.measurements import env as bench_env
 from experiments.measurements import photographs
 from ir_env.images import save_image
 from ir_env.view import View
 from policies.simplecall.encoders import SmallCNN
 from tool_actors.errors import IrEnvError
+from tool_actors.tasks import DEGRADATIONS
 from tool_actors.threads import limit_threads
 
 
@@ -89,6 +91,28 @@ def test_examples_are_of_their_settings_alone(tmp_path, photo):
     assert same(examples(), first) and files == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.npz")}
     for number, change in enumerate(({"seed": 1}, {"states": 12}, {"photos": str(tmp_path / "others")}, {"tools": ["shift.brighten"]})):
         assert same(examples(**change), examples(f"empty{number}", **change)) and not same(examples(**change), first), change
+
+
+def test_what_an_encoder_tells_by_size(tmp_path, photo):
+    for index in range(2):
+        save_image(tmp_path / "photos" / f"{index}.png", np.roll(photo, 40 * index, axis=1))
+    words = [
+        "--photos",
+        tmp_path / "photos",
+        "--crop",
+        "64,0",
+        "--combos",
+        "noise,low_resolution",
+        "--samples",
+        4,
+        "--json",
+        tmp_path / "t.json",
+    ]
+    told = told_by_encoder.main([*map(str, words)])
+    assert list(told) == ["crops of 64 px", "whole photographs"] and set(told["whole photographs"]) == set(DEGRADATIONS)
+    assert told["whole photographs"]["low_resolution"] == {"area": 1.0, "recall": 1.0, "false_alarms": 0.0}
+    assert np.isnan(told["whole photographs"]["haze"]["recall"]), "no image has any"
+    assert told_by_encoder.area(np.array([3.0, 1.0]), np.array([2.0, 1.0])) == (1 + 1 + 0 + 0.5) / 4
 
 
 def test_policies_on_whole_photographs(tmp_path, photo, capsys):
