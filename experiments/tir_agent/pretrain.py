@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.pretrain_encoder import COMBOS, add_examples_arguments, describe, evaluate, fit, make_sets
+from experiments.pretrain_encoder import COMBOS, add_examples_arguments, describe, evaluate, fit, joined, make_sets
 from ir_env.actions import ActionTable
 from policies.vlm.model import VisionLanguageModel
 from policies.vlm.nano import NANO
@@ -79,7 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.monotonic()
     toolbox = load_toolbox(options.toolbox)
     settings = PolicySettings.of(NANO)
-    train, heldout = make_sets(options, settings.view, toolbox.references)
+    train, apart = make_sets(options, settings.view, toolbox.references)
+    heldout = joined(list(apart.values()))
     limit_threads(options.threads)
     prompter = settings.prompter(ActionTable(toolbox))
     vlm = VisionLanguageModel.load(NANO, prompter, seed=options.seed)

@@ -18,11 +18,12 @@ from tool_actors.weight_files import load_into
 
 
 class SmallCNN(nn.Module):
-    """Residual convolutions over the overview and over every glimpse, power spectra, and quantiles of the brightest and darkest channel.
+    """Residual convolutions over the overview and over every glimpse, power spectra, levels, and quantiles of the brightest and darkest
+    channel.
 
     The maps of the convolutions are pooled, over the places of a picture and over the glimpses, so that it does not matter where a
     degradation shows. The spectrum shows what convolutions learn slowly: the zeros of a blur, the floor of noise, the grid of JPEG blocks,
-    the cut of a reduced image.
+    the cut of a reduced image. How often each level occurs shows what was darkened: shadows cut off, levels that a curve leaves out.
 
     It gives its last hidden layer, and what that has learned to tell: which degradations are there, and what each tool would gain.
     ``python -m experiments.pretrain_encoder`` made its weights from photographs outside the built-in collection (the card beside them says
@@ -64,8 +65,8 @@ class SmallCNN(nn.Module):
                 nn.BatchNorm1d(self.GLIMPSE),
                 nn.ReLU(),
             )
-            self.spectrum = _Spectrum()
-            pooled += 2 * self.GLIMPSE + self.spectrum.features
+            self.spectrum, self.levels = _Spectrum(), _Levels()
+            pooled += 2 * self.GLIMPSE + self.spectrum.features + self.levels.features
         self.head = nn.Sequential(
             nn.BatchNorm1d(pooled), nn.Dropout(self.DROPOUT), nn.Linear(pooled, self.HEAD), nn.ReLU(), nn.Dropout(self.DROPOUT)
         )
@@ -90,7 +91,7 @@ class SmallCNN(nn.Module):
             count = seen["glimpses"].shape[1]
             squares = _planes(seen["glimpses"].flatten(0, 1))
             each = self.of_glimpse(self.glimpse(squares)).float().unflatten(0, (-1, count))
-            pooled += [each.mean(1), each.amax(1), self.spectrum(squares, count)]
+            pooled += [each.mean(1), each.amax(1), self.spectrum(squares, count), self.levels(seen["glimpses"])]
         head = self.head(torch.cat([part.float() for part in pooled], dim=1))
         return torch.cat([head, self.present(head), self.gains(head)], dim=1).float()
 
@@ -145,6 +146,37 @@ class _Spectrum(nn.Module):
             parts = (grey - grey.mean((1, 2), keepdim=True)) * self.window
             power = torch.fft.rfft2(parts).abs().square().unflatten(0, (-1, count)).mean(1).sqrt()[:, :, : self.SIDE // 2]
             return F.avg_pool2d(torch.fft.fftshift(torch.log(power + 1e-2), dim=1)[:, None], self.BIN).flatten(1)
+
+
+class _Levels(nn.Module):
+    """How often each of the 256 levels occurs in the brightest and in the darkest channel, over all glimpses, and how colourful pixels of
+    each brightness are: uint8 (B, K, S, S, 3) -> (B, features)."""
+
+    SHADES = 16
+    """Of brightness, for the colourfulness."""
+
+    def __init__(self, features: int = 64):
+        super().__init__()
+        self.features = features
+        self.layers = _dense(2 * 256 + self.SHADES, features)
+
+    def forward(self, glimpses: Tensor) -> Tensor:
+        with torch.autocast(glimpses.device.type, enabled=False):
+            return self.layers(self.counts(glimpses))
+
+    def counts(self, glimpses: Tensor) -> Tensor:
+        """float32 (B, 2 * 256 + shades)."""
+        pixels = glimpses.flatten(1, 3).long()
+        bright, dark = pixels.amax(2), pixels.amin(2)
+        shades, saturation = bright * self.SHADES // 256, (bright - dark).float() / bright.clamp(min=1)
+        occurring = [torch.log1p(256.0 * _sums(each, torch.ones_like(saturation), 256) / each.shape[1]) for each in (bright, dark)]
+        there = _sums(shades, torch.ones_like(saturation), self.SHADES).clamp(min=1.0)
+        return torch.cat([*occurring, _sums(shades, saturation, self.SHADES) / there], dim=1)
+
+
+def _sums(places: Tensor, values: Tensor, count: int) -> Tensor:
+    """Of the values at each place: int64 and float32 (B, N) -> float32 (B, count)."""
+    return torch.zeros(len(places), count, device=values.device).scatter_add_(1, places, values)
 
 
 def _planes(pictures: Tensor) -> Tensor:

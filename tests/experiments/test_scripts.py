@@ -9,12 +9,14 @@ import torch
 from safetensors.numpy import load_file
 
 from experiments import pretrain_encoder
+from experiments.measurements import encoder as told_by_encoder
 from experiments.measurements import env as bench_env
 from experiments.measurements import photographs
 from ir_env.images import save_image
 from ir_env.view import View
 from policies.simplecall.encoders import SmallCNN
 from tool_actors.errors import IrEnvError
+from tool_actors.tasks import DEGRADATIONS
 from tool_actors.threads import limit_threads
 
 
@@ -30,7 +32,9 @@ def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
     (tmp_path / "mine.yaml").write_text("[tv.denoise, shift.brighten]")
     out, work = tmp_path / "cnn.safetensors", tmp_path / "work"
     places = ["--photos", tmp_path / "photos", "--toolbox", tmp_path / "mine.yaml", "--work", work, "--out", out]
-    sizes = ["--crop", 64, "--states", 24, "--heldout", 24, "--labels", 1, "--epochs", 1, "--batch", 8, "--processes", 1]
+    sizes = ["--crop", "64,0", "--states", "24,3", "--heldout", "24,3", "--labels", "1,1", "--epochs", 1, "--batch", 8, "--processes", 1]
+    with pytest.raises(IrEnvError, match="as many numbers"):
+        pretrain_encoder.main([*map(str, places + sizes), "--states", "24"])
     pretrain_encoder.main([*map(str, places + sizes)])
     limit_threads(1)
     weights, shipped = load_file(out), load_file(SmallCNN.WEIGHTS)
@@ -38,11 +42,15 @@ def test_the_encoder_is_trained_written_and_carded(tmp_path, photo):
     assert shapes[0] == shapes[1] and weights["gains.weight"].shape == (2, SmallCNN.HEAD)
     assert SmallCNN(out).tools == ("tv.denoise", "shift.brighten")
     card = json.loads(out.with_suffix(".json").read_text())
-    assert card["settings"]["states"] == 24 and set(card["held_out"]["balanced_accuracy"]) >= {"noise", "low_resolution"}
-    assert card["tools"] == ["tv.denoise", "shift.brighten"]
-    assert card["held_out"]["gain_of_best_tool"] >= card["held_out"]["gain_of_foreseen_tool"]
+    assert card["settings"]["states"] == [24, 3] and card["tools"] == ["tv.denoise", "shift.brighten"]
+    for size in ("crops of 64 px", "whole photographs"):
+        reached = card["held_out"][size]
+        assert set(reached["balanced_accuracy"]) >= {"noise", "low_resolution"}
+        assert reached["gain_of_best_tool"] >= reached["gain_of_foreseen_tool"]
     assert card["view"] == asdict(View())
-    [kept] = work.glob("train_*/*.npz")
+    with np.load(next(work.glob("train_0*/*.npz"))) as states:
+        assert tuple(states["shapes"].max(0)) == photo.shape[:2], "photographs are whole"
+    [kept] = work.glob("train_64*/*.npz")
     with np.load(kept) as states:
         assert states["shapes"].shape == (24, 2) and states["pixels"].size == 3 * states["shapes"].prod(1).sum()
         assert states["gains"].shape == (24, 2) and (states["gains"] > 0).any() and states["present"].sum(1).max() <= 3
@@ -83,6 +91,28 @@ def test_examples_are_of_their_settings_alone(tmp_path, photo):
     assert same(examples(), first) and files == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.npz")}
     for number, change in enumerate(({"seed": 1}, {"states": 12}, {"photos": str(tmp_path / "others")}, {"tools": ["shift.brighten"]})):
         assert same(examples(**change), examples(f"empty{number}", **change)) and not same(examples(**change), first), change
+
+
+def test_what_an_encoder_tells_by_size(tmp_path, photo):
+    for index in range(2):
+        save_image(tmp_path / "photos" / f"{index}.png", np.roll(photo, 40 * index, axis=1))
+    words = [
+        "--photos",
+        tmp_path / "photos",
+        "--crop",
+        "64,0",
+        "--combos",
+        "noise,low_resolution",
+        "--samples",
+        4,
+        "--json",
+        tmp_path / "t.json",
+    ]
+    told = told_by_encoder.main([*map(str, words)])
+    assert list(told) == ["crops of 64 px", "whole photographs"] and set(told["whole photographs"]) == set(DEGRADATIONS)
+    assert told["whole photographs"]["low_resolution"] == {"area": 1.0, "recall": 1.0, "false_alarms": 0.0}
+    assert np.isnan(told["whole photographs"]["haze"]["recall"]), "no image has any"
+    assert told_by_encoder.area(np.array([3.0, 1.0]), np.array([2.0, 1.0])) == (1 + 1 + 0 + 0.5) / 4
 
 
 def test_policies_on_whole_photographs(tmp_path, photo, capsys):

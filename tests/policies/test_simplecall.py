@@ -8,7 +8,7 @@ from ir_env.datasets.base import fixed_samples
 from ir_env.env import RestorationEnv
 from ir_env.planner import observation_of
 from policies.loading import load_policy
-from policies.simplecall.encoders import FrozenCLIP, SmallCNN, _moments, _quantiles, make_encoder
+from policies.simplecall.encoders import FrozenCLIP, SmallCNN, _Levels, _moments, _quantiles, make_encoder
 from policies.simplecall.network import FORBIDDEN, TRUST, SimpleCallNetwork
 from policies.simplecall.planner import ModulePlanner
 from policies.simplecall.shipped import save_policy
@@ -81,6 +81,17 @@ def test_statistics_of_pictures_are_those_of_sorted_values():
     mean, deviation = _moments(images)
     torch.testing.assert_close(mean, images.mean((2, 3)))
     torch.testing.assert_close(deviation, images.std((2, 3), correction=0), atol=1e-4, rtol=0)
+
+
+def test_levels_are_counted_over_all_glimpses():
+    glimpses = torch.zeros(1, 2, 2, 2, 3, dtype=torch.uint8)
+    glimpses[0, 1] = torch.tensor([200, 100, 50], dtype=torch.uint8)
+    counts = _Levels().counts(glimpses)[0]
+    bright, dark, saturation = counts.split([256, 256, _Levels.SHADES])
+    half = torch.log1p(torch.tensor(128.0))
+    assert bright[[0, 200]].tolist() == dark[[0, 50]].tolist() == [half, half]
+    assert int((bright > 0).sum()) == int((dark > 0).sum()) == 2
+    assert saturation[12] == 0.75 and saturation[0] == 0 and int((saturation > 0).sum()) == 1, "shade 200 * 16 // 256"
 
 
 def test_a_frozen_encoder_stays_as_it_was_trained():
