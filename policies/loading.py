@@ -24,6 +24,8 @@ DEFAULT = "simplecall"
 """The policy that comes with the project, for those who have none of their own."""
 THRIFTY = "simplecall_thrifty"
 """The same, which takes a tool only where it prefers it clearly."""
+REPEATS = 2
+"""How often these take a tool: more gains nothing on validation photographs, and on real ones they would repeat one to the end."""
 LABELS = "labels"
 WEIGHTS = "policy.safetensors"
 """Of a SimpleCall-style policy that is a folder."""
@@ -166,7 +168,7 @@ def _simplecall(thrift: float = 0.0) -> Planner:
     from policies.simplecall.shipped import load_shipped
 
     planner = load_shipped()
-    planner.thrift = thrift
+    planner.thrift, planner.repeats = thrift, REPEATS
     return planner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ class ObservationPlanner(Planner):
         self.thrift = 0.0
         """Added to the logit of stop: a tool is taken only where the policy prefers it by so much. Rewards without a price leave tools that
         gain next to nothing undecided."""
+        self.repeats: int | None = None
+        """How often a tool may be taken, None without a bound: on photographs unlike those that it learned from a policy may not see that a
+        tool it takes has done nothing, and take it until the end."""
 
     @abstractmethod
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
@@ -68,6 +72,9 @@ class ObservationPlanner(Planner):
             logits = self.logits(batch).clone()
         # stop is the last action
         logits[:, -1] += self.thrift
+        if self.repeats is not None:
+            for row, each in zip(logits, observations, strict=True):
+                row[[action for action, count in Counter(each.history).items() if count >= self.repeats]] = -torch.inf
         return logits
 
 

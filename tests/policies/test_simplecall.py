@@ -192,6 +192,12 @@ def test_a_shipped_policy_decides_as_the_module_it_came_from(tmp_path, env, modu
     assert any(action != stop for action in shipped.plan_batch(told))
     shipped.thrift = 1e6
     assert shipped.plan_batch(told) == [stop] * 6, "so thrifty that no tool is worth it"
+    shipped.thrift, shipped.repeats = -1e6, 1
+    for _ in range(4):
+        chosen = shipped.plan_batch([observation_of(env.process, episode) for episode in episodes])
+        assert all(action not in episode.applied and action != stop for action, episode in zip(chosen, episodes, strict=True))
+        env.process.step(episodes, chosen)
+    assert load_policy("simplecall").repeats == load_policy("simplecall_thrifty").repeats == 2
 
 
 def test_a_shipped_policy_and_another_encoder_do_not_go_together(tmp_path, module):
