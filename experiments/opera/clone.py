@@ -13,8 +13,10 @@ the degraded image alone, by their likelihood; one image in ten is held out, and
 
 Results to expect
 -----------------
-2,481 of 2,800 demonstrations (train set of BSDS500) in a minute, most of it for the features: log-likelihood of one held out -16.1 before,
--3.7 after 29 epochs. On 32 whole test photographs the planner gains +1.17 with this start and +0.38 without.
+2,668 plans of the teacher for 3,000 crops (train set of BSDS500; some 12 minutes of a core, most of it for the plans): log-likelihood of
+one held out -26.3 before, -4.2 after 14 epochs. On 160 whole test photographs the planner then gains +1.63 with one decision, where its
+teacher, which looks after every tool, gains +1.66. 2,481 of TIR-Agent's demonstrations had taught an earlier one +1.23 (with an encoder
+that had met no whole photographs).
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 How to run
 ----------
-    python -m experiments.tir_agent.demos --photos FOLDER --out results/demos           # optional, with the next line: a start
-    python -m experiments.opera.clone --demos results/demos --out results/opera_start.safetensors
+    python -m experiments.opera.clone --photos FOLDER --out results/opera_start.safetensors      # optional: a start
     uv run rllib train file experiments/opera/planner.py --set env_config.dataset.photos=FOLDER --set env_config.dataset.split=all \\
         --set model_config.start=results/opera_start.safetensors
     uv run rllib evaluate results/opera_planner
@@ -16,7 +15,7 @@ language, so that Rf is 1 unless its plan is empty, and Rc is 1; ``experiments/o
 
 Deviations from the paper: the network instead of a 7B vision-language model; the learning rate; four epochs a batch; the metrics that
 need no download in the place of LPIPS, CLIP-IQA and MUSIQ; a fixed number of images, so that tools run once for each beginning of a plan;
-the start, which imitates an oracle.
+the start, which imitates a policy that looks again after every tool.
 
 Results to expect
 -----------------
