@@ -1,6 +1,7 @@
 """What the README says is run."""
 
 import re
+import shlex
 from pathlib import Path
 
 from ir_env.images import load_image, save_image
@@ -27,7 +28,7 @@ def test_the_commands_of_the_readme_exist():
     commands = re.sub(r"\\\n\s*", " ", README)
     for line in re.findall(r"^uv run (rllib|ir-env) (.*?)(?:#.*)?$", commands, re.MULTILINE):
         parser = {"rllib": rllib, "ir-env": ir_env}[line[0]].build_parser()
-        parser.parse_args(line[1].split())
+        parser.parse_args(shlex.split(line[1]))
 
 
 def test_the_readme_names_no_file_that_is_not_there():
