@@ -15,8 +15,8 @@ Results to expect
 -----------------
 2,668 plans of the teacher for 3,000 crops (train set of BSDS500; some 12 minutes of a core, most of it for the plans): log-likelihood of
 one held out -26.3 before, -4.2 after 14 epochs. On 160 whole test photographs the planner then gains +1.63 with one decision, where its
-teacher, the policy that came with the encoder before this one, gained +1.65 by looking after every tool. 2,481 of TIR-Agent's demonstrations had taught an earlier one +1.23 (with an encoder
-that had met no whole photographs).
+teacher, the policy that came with the encoder before this one, gained +1.65 by looking after every tool. 2,481 of TIR-Agent's
+demonstrations had taught an earlier planner +1.23 (with an encoder that had met no whole photographs).
 """
 
 from __future__ import annotations
