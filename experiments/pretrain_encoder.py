@@ -10,14 +10,18 @@ Its examples are images from the middle of restorations, in which tools are draw
 annotation, since the degradations are ours: which degradations are left, and what ``--labels`` tools of the toolbox, of each task at least
 one, would gain next, in units of the reward (increment of PSNR / 9 + SSIM / 0.3 - PIQE / 50).
 
-The encoder that the project ships was made in two steps, since small crops are cheap and large ones show the scene:
+The encoder that the project ships was made in four steps, since small crops are cheap and large ones show the scene:
 
     python -m experiments.pretrain_encoder --photos FOLDER --crop 64 --states 10080 --labels 24 --epochs 6 --batch 64 --lr 2e-3 \\
         --out first.safetensors
     python -m experiments.pretrain_encoder --photos FOLDER --heldout-photos OTHER --start first.safetensors --seed 7 \\
         --out second.safetensors
-    python -m experiments.pretrain_encoder --photos FOLDER --heldout-photos OTHER --start second.safetensors --seed 7 --crop 256,0,256,0 \\
+    python -m experiments.pretrain_encoder --photos FOLDER --heldout-photos OTHER --start second.safetensors --seed 7 --crop 256,0 \\
+        --states 4728,960 --labels 12,8 --heldout 408,72 --epochs 5 --lr 7e-4 --out third.safetensors
+    python -m experiments.pretrain_encoder --photos FOLDER --heldout-photos OTHER --start third.safetensors --seed 7 --crop 256,0,256,0 \\
         --states 4728,960,4800,4800 --labels 12,8,0,0 --heldout 408,72,0,0 --epochs 3 --lr 7e-4
+
+It sees levels of brightness (``_Levels``) since the third step, which began with the head's weights for them at 0.
 
 Several ``--crop`` are learned from together, 0 being whole photographs: what learned from crops of 256 pixels alone saw rain in 96 % of
 such crops and in 60 % of whole photographs. Examples without labels of gains cost next to nothing to make, and teach to see.

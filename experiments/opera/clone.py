@@ -22,6 +22,7 @@ demonstrations had taught an earlier planner +1.23 (with an encoder that had met
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,22 +120,23 @@ def taught(options: argparse.Namespace) -> tuple[list, list[tuple[np.ndarray, li
     from tool_actors.toolboxes import load_toolbox
 
     planner, images = load_policy(options.teacher), []
+    toolbox = load_toolbox(planner.toolbox or "default")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for combos in options.combos or ("A,B,C", "opera:1:3:5"):
-        dataset = {"photos": options.photos, "split": "all", "crop_size": SMALL, "combos": combos}
-        process = RestorationProcess(dataset, "default", metrics=["psnr"], max_steps=options.max_plan, cache_bytes=0)
-        path = options.out.with_name(f"{options.out.stem}.{combos.replace(',', '_').replace(':', '_')}.plans.json")
-        with Progress(transient=True) as progress:
+    with Progress(transient=True) as progress:
+        for combos in options.combos or ("A,B,C", "opera:1:3:5"):
+            dataset = {"photos": options.photos, "split": "all", "crop_size": SMALL, "combos": combos}
+            process = RestorationProcess(dataset, toolbox, metrics=["psnr"], max_steps=options.max_plan, cache_bytes=0)
+            path = options.out.with_name(f"{options.out.stem}.{combos.replace(',', '_').replace(':', '_')}.plans.json")
             task = progress.add_task(f"planning for {combos}", total=options.images)
-
-            def told(done: int, _: int, task=task, update=progress.update) -> None:
-                update(task, completed=done)
-
+            told = partial(_advance, progress, task)
             planned = make_plans(process, planner, options.images, options.seed, path, told)
-        images += [
-            (process.dataset.load(each.sample).degraded, list(each.sample.combo), list(each.tools)) for each in planned if each.tools
-        ]
-    return load_toolbox("default").references, images
+            treated = [each for each in planned if each.tools]
+            images += [(process.dataset.load(each.sample).degraded, list(each.sample.combo), list(each.tools)) for each in treated]
+    return toolbox.references, images
+
+
+def _advance(progress: Any, task: Any, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
 
 
 def read_demonstrations(folders: list[Path]) -> tuple[list, list[tuple[np.ndarray, list[str], list[str]]]]:
