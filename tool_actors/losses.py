@@ -87,21 +87,19 @@ class RestorationLoss:
         return told + (f"; left out, without their weights: {', '.join(self.absent)}" if self.absent else "")
 
 
-def load_loss(device: str = "cpu", stand_ins: bool = True, only: list[str] | None = None) -> RestorationLoss:
+def load_loss(device: str = "cpu", stand_ins: bool = True, wanted: Mapping[str, float] = TARGETS) -> RestorationLoss:
     """The loss of the paper with the terms whose weights are on this machine or can be downloaded.
 
     Args:
         device: of the networks.
         stand_ins: put a term that needs no weights in the place of one that is absent, see :data:`STAND_INS`.
-        only: terms of :data:`TARGETS` to use; all by default.
+        wanted: terms of :data:`TARGETS` to use, with their target weights.
     """
-    for name in only or ():
+    for name in wanted:
         if name not in TARGETS:
             raise UnknownNameError("term of the loss", name, TARGETS)
     terms, targets, absent = {}, {}, {}
-    for name, target in TARGETS.items():
-        if only is not None and name not in only:
-            continue
+    for name, target in wanted.items():
         used = name
         try:
             term = _LOADERS[name](device)

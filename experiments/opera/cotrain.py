@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--constant-lr", action="store_true", help="as in the paper; by default the rate decays along half a cosine")
     parser.add_argument("--single", type=float, default=0.5, help="share of the images that a tool sees alone")
     parser.add_argument("--clean", type=float, default=0.15, help="share of these that are clean")
-    parser.add_argument("--terms", type=lambda text: text.split(","), help="of the loss, such as l1,vgg,lpips (default: all five)")
+    parser.add_argument("--terms", type=_terms, help="of the loss, such as l1,vgg,lpips or l1,lpips,musiq=0.02 (default: all five)")
     parser.add_argument("--absolute", action="store_true", help="sum the images' losses, as in the paper, instead of their logarithms")
     parser.add_argument("--average", type=float, help="share of the running mean of the weights (default: 0.99; 0: none, as in the paper)")
     parser.add_argument("--classical", choices=("straight_through", "stop"), default="straight_through", help="their gradient")
@@ -98,6 +98,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _terms(text: str) -> dict[str, float]:
+    """``"l1,musiq=0.02"``: the weight of each term, the paper's where none is told."""
+    from tool_actors.losses import TARGETS
+
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    try:
+        return {name: float(weight) if equals else TARGETS.get(name, 0.0) for name, equals, weight in pairs}
+    except ValueError:
+        raise IrEnvError(f"--terms {text}: a weight is a number, as in l1,lpips,musiq=0.02") from None
+
+
 # -- training ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +121,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     from experiments.resumable import keep_settings
     from experiments.train_tools import has_bfloat16_units
     from tool_actors.cotraining import SMALL, CoTraining, Settings, batches
-    from tool_actors.losses import load_loss
+    from tool_actors.losses import TARGETS, load_loss
     from tool_actors.trained_toolbox import check_writable, write_toolbox
 
     planner, process = _planning(options, options.photos, options.planned_crop)
@@ -146,7 +157,7 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
         classical=options.classical,
         bfloat16=bfloat16,
     )
-    loss = load_loss(device, only=options.terms)
+    loss = load_loss(device, wanted=options.terms or TARGETS)
     for name, why in loss.absent.items():
         console.print(f"loss: {name} is left out: {why}", soft_wrap=True)
     console.print(f"loss: {loss.describe()}")

@@ -59,7 +59,7 @@ ROWS = {
     "w/o MAR": Row(grpo={"mar": False}),
     "w/o decouple": Row(grpo={"decouple": False}),
     "w/o w": Row(grpo={"dynamic_weights": False}),
-    "w/o EDP, MAR": Row(edp="none", grpo={"mar": False}),
+    "w/o EDP and MAR": Row(edp="none", grpo={"mar": False}),
     "TIR-Agent": Row(),
 }
 
@@ -130,7 +130,7 @@ def beside_one_another(done: Mapping[str, dict[str, Any]], demos: Path) -> Table
 
 
 def folder_of(row: str) -> str:
-    return row.replace("w/o ", "without_").replace("^", "_").replace(", ", "_").replace(" ", "_")
+    return row.replace("w/o ", "without_").replace("^", "_").replace(" ", "_")
 
 
 def run_row(config: dict[str, str], settings: dict[str, Any]) -> None:

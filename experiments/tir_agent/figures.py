@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 from experiments.tir_agent.curves import Curves, grpo_curves, row_curves, smoothed
 from policies.vlm.edp import ALPHA_ORDER, ALPHA_TOOL
 
-VANILLA, FULL = "w/o EDP, MAR", "TIR-Agent"
+VANILLA, FULL = "w/o EDP and MAR", "TIR-Agent"
 """Rows of the ablation: plain SFT and GRPO, on which the paper observes its figure 3, and all parts together."""
 REWARD_SETTINGS = ("w/o decouple", "w/o w", FULL)
 """Those of figure 6."""

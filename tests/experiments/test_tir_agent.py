@@ -196,6 +196,7 @@ def test_fine_tuning_reports_what_it_reached(demos, tuned):
 
 
 def test_rows_of_the_ablation_stand_beside_one_another(demos, tuned):
+    assert ",".join(ablation.ROWS).split(",") == list(ablation.ROWS), "--rows separates them by commas"
     report = json.loads((tuned[0] / "report.json").read_text())
     table = ablation.beside_one_another({"vanilla": report["demonstrator"], "TIR-Agent": report}, demos)
     assert [row.policy for row in table.rows] == ["vanilla", "TIR-Agent"] and len(table.photographs) == 4

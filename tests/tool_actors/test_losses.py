@@ -123,14 +123,14 @@ def test_without_weights_it_is_said_and_terms_that_need_none_stand_in(offline):
     assert "left out, without their weights: vgg, lpips, musiq, clipiqa" in loss.describe()
     assert load_loss(stand_ins=False).targets == {"l1": 0.4}
     with pytest.raises(UnknownNameError, match="did you mean 'lpips'"):
-        load_loss(only=["lpip"])
+        load_loss(wanted={"lpip": 0.1})
 
 
 def test_terms_with_weights(monkeypatch):
     """MUSIQ and CLIP-IQA are turned round (equations 10 and 11), whatever scores them."""
     scores = {"musiq": 60.0, "clipiqa": 0.7, "lpips": 0.2}
     monkeypatch.setattr(losses, "_metric", lambda name, device: lambda *images: torch.full((2,), scores[name]))
-    loss = load_loss(only=["l1", "lpips", "musiq", "clipiqa"])
+    loss = load_loss(wanted={name: TARGETS[name] for name in ("l1", "lpips", "musiq", "clipiqa")})
     images = torch.zeros(2, 3, 8, 8)
     assert not loss.absent
     assert loss(images, images)[1] == pytest.approx({"l1": 0.0, "lpips": 0.2, "musiq": 0.4, "clipiqa": 0.3})
