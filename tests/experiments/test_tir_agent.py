@@ -245,9 +245,8 @@ def test_figures_are_drawn_of_what_there_is_and_the_sweep_goes_on(demos, tuned, 
     assert list(curves) == ["grpo-0", "grpo-1"]
     assert curves["grpo-1"]["reward"]["psnr"].tolist() == [21, 22, 23], "an iteration that was repeated counts once, as it was in the end"
     sweep = run / "figures/sweep"
-    sizes = ["--steps", 1, "--diversity-images", 3, "--rollouts", 3]
-    for order, tool in ((0, 0), (0.3, 0.4)):
-        fine_tune(demos, sweep / f"order-{order}_tool-{tool}", "--alpha-order", order, "--alpha-tool", tool, *sizes)
+    for point in ("order-0_tool-0", "order-0.3_tool-0.4"):
+        shutil.copytree(tuned[0], sweep / point)
     words = ["--run", str(run), "--alpha-orders", "0.5", "--alpha-tools", "0.4", "--images", "4"]
     words += ["--sft", "--batch 4 --steps 1 --threads 1 --processes 1 --rollouts 3 --diversity-images 3"]
     capsys.readouterr()
