@@ -95,9 +95,11 @@ def load_loss(device: str = "cpu", stand_ins: bool = True, wanted: Mapping[str, 
         stand_ins: put a term that needs no weights in the place of one that is absent, see :data:`STAND_INS`.
         wanted: terms of :data:`TARGETS` to use, with their target weights.
     """
-    for name in wanted:
+    for name, target in wanted.items():
         if name not in TARGETS:
             raise UnknownNameError("term of the loss", name, TARGETS)
+        if not 0 <= target < math.inf:
+            raise IrEnvError(f"term {name} of the loss: its weight is a number from 0 on, not {target}")
     terms, targets, absent = {}, {}, {}
     for name, target in wanted.items():
         used = name

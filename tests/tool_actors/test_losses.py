@@ -124,6 +124,10 @@ def test_without_weights_it_is_said_and_terms_that_need_none_stand_in(offline):
     assert load_loss(stand_ins=False).targets == {"l1": 0.4}
     with pytest.raises(UnknownNameError, match="did you mean 'lpips'"):
         load_loss(wanted={"lpip": 0.1})
+    assert load_loss(wanted={"l1": 1.0, "musiq": 0.02}).targets == {"l1": 1.0, "piqe": 0.02}
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(IrEnvError, match="its weight is a number from 0 on"):
+            load_loss(wanted={"l1": weight})
 
 
 def test_terms_with_weights(monkeypatch):
