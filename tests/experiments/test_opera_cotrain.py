@@ -95,6 +95,13 @@ def test_plans_are_kept_and_the_same_command_goes_on(learned, photos, tmp_path, 
     limit_threads(1)
 
 
+def test_terms_have_the_papers_weight_unless_told(photos, tmp_path):
+    assert cotrain._terms("l1, musiq=0.02") == {"l1": losses.TARGETS["l1"], "musiq": 0.02}
+    for words, message in (("l1=much", "a weight is a number"), ("l1,psnr", "unknown term of the loss 'psnr'")):
+        with pytest.raises(IrEnvError, match=message):
+            cotrain.main(_arguments(photos, tmp_path, "--terms", words))
+
+
 def test_plans_are_what_the_policy_applies(photos, tmp_path):
     process = RestorationProcess({"photos": photos, "crop_size": 64, "combos": "noise"}, "learned", metrics=["psnr"])
     policy = FixedPlan(["noise.gaussian25", "haze.thin"])
