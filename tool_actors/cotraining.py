@@ -34,7 +34,7 @@ from tool_actors.learned import LearnedTool
 from tool_actors.losses import RestorationLoss, schedule
 from tool_actors.toolbox import Tool, Toolbox
 
-__all__ = ["PAPER", "SMALL", "Classical", "CoTraining", "Part", "Settings", "batches", "run_chain"]
+__all__ = ["PAPER", "SMALL", "Classical", "CoTraining", "Part", "Settings", "batches", "enlarged", "psnr_of", "run_chain", "with_module"]
 
 Classical = Literal["straight_through", "stop"]
 CLASSICAL = ("straight_through", "stop")
@@ -141,6 +141,18 @@ def run_chain(
     return images
 
 
+def enlarged(restored: Tensor, clean: Tensor) -> Tensor:
+    """An image that a plan left small at the size of the clean one, as the environment's metrics judge it."""
+    if restored.shape == clean.shape:
+        return restored
+    return F.interpolate(restored, clean.shape[2:], mode="bicubic", antialias=True)
+
+
+def psnr_of(restored: Tensor, clean: Tensor) -> Tensor:
+    """PSNR over RGB of images in [0, 1], float (B, 3, H, W), in dB: float (B,)."""
+    return -10 * torch.log10((restored - clean).square().mean((1, 2, 3)) + 1e-8)
+
+
 def _classical(tool: Tool, state: Tensor, how: Classical) -> Tensor:
     with torch.no_grad():
         output = tool(state.detach().float()).to(state.dtype)
@@ -173,7 +185,7 @@ class CoTraining:
         self.optimisers = {name: torch.optim.Adam(tool.module.parameters(), settings.lr) for name, tool in self._learners.items()}
         averaging = get_ema_multi_avg_fn(settings.average)
         self._means = {name: AveragedModel(tool.module, multi_avg_fn=averaging) for name, tool in self._learners.items()}
-        self.kept = self.tools | {name: _with(tool, self._means[name].module) for name, tool in self._learners.items()}
+        self.kept = self.tools | {name: with_module(tool, self._means[name].module) for name, tool in self._learners.items()}
         """The tools with the mean weights."""
         self.updates: defaultdict[str, int] = defaultdict(int)
         """Steps in which each tool learned."""
@@ -191,10 +203,7 @@ class CoTraining:
             restored = run_chain(
                 tools, part.degraded.to(self.device), settings.classical, settings.checkpointing, settings.quantise
             ).float()
-        if restored.shape != part.clean.shape:
-            # a plan that leaves a small image small is judged as the environment's metrics do
-            restored = F.interpolate(restored, part.clean.shape[2:], mode="bicubic", antialias=True)
-        return restored
+        return enlarged(restored, part.clean)
 
     def step(self, parts: Sequence[Part], epoch: int, progress: float = 0.0) -> dict[str, float]:
         """Learn from a batch: one shared backward pass, then a step of every tool that took part.
@@ -242,7 +251,7 @@ class CoTraining:
             restored, clean = self.forward(part, kept=True), part.clean.to(self.device)
             loss = self.loss(restored, clean)[0]
             losses += len(clean) * (_log(loss) if self.settings.relative else loss).item()
-            psnr += float((-10 * torch.log10((restored - clean).square().mean((1, 2, 3)) + 1e-8)).sum())
+            psnr += float(psnr_of(restored, clean).sum())
             count += len(clean)
         if not count:
             raise IrEnvError("there is nothing to validate on: give more images")
@@ -281,13 +290,13 @@ class CoTraining:
 
 
 def _copy(tool: Tool, device: str) -> Tool:
-    """A tool with weights of its own; its fingerprint is still the old one, so it is never handed to an executor."""
     if not isinstance(tool, LearnedTool):
         return tool
-    return _with(tool, copy.deepcopy(tool.module).to(device).requires_grad_(True))
+    return with_module(tool, copy.deepcopy(tool.module).to(device).requires_grad_(True))
 
 
-def _with(tool: LearnedTool, module: torch.nn.Module) -> LearnedTool:
+def with_module(tool: LearnedTool, module: torch.nn.Module) -> LearnedTool:
+    """A tool with other weights; its fingerprint is still the old one, so it is never handed to an executor."""
     own = copy.copy(tool)
     own.module = module
     return own

@@ -39,13 +39,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 
 from tool_actors.errors import IrEnvError
 from tool_actors.extras import need
+
+if TYPE_CHECKING:
+    from ir_env.planner import Planner
+    from ir_env.process import RestorationProcess
 
 CROP, PLANNED_CROP = 128, 256
 HELDOUT_SEED = 20_000
@@ -120,12 +124,13 @@ def train(options: argparse.Namespace, console: Console) -> tuple[Any, Path]:
     from experiments.opera.plans import check_tools, split_by_photograph
     from experiments.resumable import keep_settings
     from experiments.train_tools import has_bfloat16_units
+    from ir_env.datasets import load_photos
     from tool_actors.cotraining import SMALL, CoTraining, Settings, batches
     from tool_actors.losses import TARGETS, load_loss
     from tool_actors.trained_toolbox import check_writable, write_toolbox
 
     planner, process = _planning(options, options.photos, options.planned_crop)
-    toolbox, photos = process.executor.toolbox, process.dataset.photos
+    toolbox, photos = process.executor.toolbox, load_photos(options.photos)
     check_writable(toolbox)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = options.precision == "bf16" or (options.precision == "auto" and has_bfloat16_units())
@@ -238,17 +243,10 @@ def _alone(trainer, parts: Sequence, photos, options: argparse.Namespace, rng: n
     ]
 
 
-def _planning(options: argparse.Namespace, photos: str, crop: int | None) -> tuple[Any, Any]:
-    """The policy, and the process that it plans in: that of its training, on these photographs."""
-    from ir_env.process import DEFAULT_MAX_STEPS, RestorationProcess
-    from policies.loading import load_policy
-    from tool_actors.toolboxes import load_toolbox
+def _planning(options: argparse.Namespace, photos: str, crop: int | None) -> tuple[Planner, RestorationProcess]:
+    from experiments.opera.plans import planning
 
-    planner = load_policy(options.policy, options.seed)
-    toolbox = load_toolbox(options.toolbox or planner.toolbox or planner.env_config.get("toolbox") or "default")
-    dataset = {"photos": photos, "split": "all", "crop_size": crop, "combos": options.combos, "seed": options.seed}
-    steps = planner.env_config.get("max_steps") or DEFAULT_MAX_STEPS
-    return planner, RestorationProcess(dataset, toolbox, metrics=["psnr"], max_steps=steps)
+    return planning(options.policy, options.toolbox, photos, crop, options.combos, options.seed)
 
 
 def _plans(options: argparse.Namespace, planner, process, console: Console) -> list:

@@ -19,8 +19,14 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tool_actors.errors import IrEnvError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tool_actors.learned import LearnedTool
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,8 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def interpolate(before: str, after: str, share: float, out: Path) -> Path:
     """Write the toolbox; returns its file. Tools that are the same in both are referred to."""
-    import torch
-
     from tool_actors.learned import LearnedTool
     from tool_actors.toolboxes import load_toolbox
     from tool_actors.trained_toolbox import write_toolbox
@@ -50,17 +54,22 @@ def interpolate(before: str, after: str, share: float, out: Path) -> Path:
         old = first[name] if name in first.names else None
         if not isinstance(tool, LearnedTool) or (old and old.spec.fingerprint == tool.spec.fingerprint):
             continue
-        start = old.module.state_dict() if isinstance(old, LearnedTool) else {}
-        state = tool.module.state_dict()
-        if {key: value.shape for key, value in start.items()} != {key: value.shape for key, value in state.items()}:
-            raise IrEnvError(f"tool {name!r} is no network of one and the same form in {before} and {after}")
-        mixed[name] = copy.deepcopy(tool.module)
-        mixed[name].load_state_dict(
-            {key: torch.lerp(start[key], value, share) if value.is_floating_point() else value for key, value in state.items()}
-        )
+        if not isinstance(old, LearnedTool):
+            raise IrEnvError(f"tool {name!r} is a network in {after} alone, and none in {before}")
+        mixed[name] = between(old, tool, share)
     if not mixed:
         raise IrEnvError(f"no network of {after} has other weights than that of the same name in {before}")
     return write_toolbox(last, mixed, out, f"{share:g} of the way from {before} to {after}.")
+
+
+def between(first: LearnedTool, last: LearnedTool, share: float) -> nn.Module:
+    """A network whose weights are this share of the way from one tool's to another's."""
+    start, state = first.module.state_dict(), last.module.state_dict()
+    if {key: value.shape for key, value in start.items()} != {key: value.shape for key, value in state.items()}:
+        raise IrEnvError(f"tool {last.spec.name!r} is no network of one and the same form in both toolboxes")
+    module = copy.deepcopy(last.module)
+    module.load_state_dict({key: start[key].lerp(value, share) if value.is_floating_point() else value for key, value in state.items()})
+    return module
 
 
 if __name__ == "__main__":

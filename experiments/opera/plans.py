@@ -12,8 +12,10 @@ from ir_env.datasets import Dataset, Sample
 from ir_env.datasets.base import fixed_samples
 from ir_env.evaluation import photo_of, run_all
 from ir_env.planner import Planner
-from ir_env.process import RestorationProcess
+from ir_env.process import DEFAULT_MAX_STEPS, RestorationProcess
+from policies.loading import load_policy
 from tool_actors.errors import IrEnvError
+from tool_actors.toolboxes import load_toolbox
 
 AT_ONCE = 32
 """Images whose plans are made together, and kept before the next."""
@@ -25,6 +27,21 @@ class Planned:
 
     sample: Sample
     tools: tuple[str, ...]
+
+
+def planning(policy: str, toolbox: str | None, photos: str, crop: int | None, combos: str, seed: int) -> tuple[Planner, RestorationProcess]:
+    """A policy, and the process that it plans in: that of its training, on all of these photographs.
+
+    Args:
+        policy: a name, or the path of a checkpoint.
+        toolbox: its tools, by default those that it learned with.
+        photos, crop, combos, seed: of the images; without a crop whole photographs.
+    """
+    planner = load_policy(policy, seed)
+    tools = load_toolbox(toolbox or planner.toolbox or planner.env_config.get("toolbox") or "default")
+    dataset = {"photos": photos, "split": "all", "crop_size": crop, "combos": combos, "seed": seed}
+    steps = planner.env_config.get("max_steps") or DEFAULT_MAX_STEPS
+    return planner, RestorationProcess(dataset, tools, metrics=["psnr"], max_steps=steps)
 
 
 def make_plans(

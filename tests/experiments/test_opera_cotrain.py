@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.opera import chain_memory, cotrain, interpolate, tool_behaviour
+from experiments.opera import chain_memory, cotrain, interpolate, soup, tool_behaviour
 from experiments.opera.crops import PlannedCrops, single_part
 from experiments.opera.executed import compare_by_group
 from experiments.opera.plans import Planned, make_plans, split_by_photograph
@@ -13,8 +13,10 @@ from ir_env.images import save_image
 from ir_env.process import RestorationProcess
 from policies.planners import FixedPlan
 from tool_actors import losses
+from tool_actors.cotraining import Part
 from tool_actors.errors import IrEnvError
 from tool_actors.threads import limit_threads
+from tool_actors.toolbox import Tool, ToolSpec
 from tool_actors.toolboxes import load_toolbox
 
 
@@ -210,3 +212,53 @@ def test_memory_grows_with_the_chain_and_less_with_checkpointing():
     assert 2.8 < three["forward"] / one["forward"] < 3.2
     # the states alone, 3 channels of float32 each
     assert 2 * 3 * 32 * 32 * 4 <= kept["forward"] <= 3 * 3 * 32 * 32 * 4 + 1024 and kept["peak"] < 1.2 * one["peak"]
+
+
+class Scale(Tool):
+    """Multiplies: what a chain of such makes is known by hand."""
+
+    def __init__(self, name, factor):
+        self.spec, self.factor = ToolSpec(name, "brighten", fingerprint=f"{factor}"), factor
+
+    def __call__(self, images):
+        return images * self.factor
+
+
+def test_a_soup_takes_of_each_tool_what_serves_the_plans():
+    """Clean images of 0.8 stand degraded at 0.2: "twice" makes half of the way and "again" the rest, if both are right."""
+    tools = {name: Scale(name, 1.0) for name in ("twice", "again", "unused")}
+    candidates = {name: {"before": tool, "after": Scale(name, 2.0), "wrong": Scale(name, 0.5)} for name, tool in tools.items()}
+    low, clean = torch.full((3, 3, 16, 16), 0.2), torch.full((3, 3, 16, 16), 0.8)
+    parts = [Part(("twice", "again"), low[:2], clean[:2]), Part(("twice",), 2 * low[2:], clean[2:])]
+    even = {name: dict.fromkeys(each, 30.0) for name, each in candidates.items()}
+    told = soup.choose(tools, candidates, parts, even, 0.5, 2)
+    assert told["chosen"] == {"twice": "after", "again": "after", "unused": "before"}
+    far, half, right = -20 * np.log10(0.6), -20 * np.log10(0.4), 80.0
+    assert told["plans"] == pytest.approx({"before": (2 * far + half) / 3, "after": right}, abs=1e-3)
+    first = {"after": (2 * half + right - 2 * far - half) / 3, "before": 0.0}
+    assert {name: told["gains"][0]["twice"][name] for name in first} == pytest.approx(first, abs=1e-3), "the others as chosen so far"
+    assert told["gains"][0]["unused"] == {"before": 0.0, "after": 0.0, "wrong": 0.0}
+
+    costly = even | {"again": {"before": 30.0, "after": 30.0 - 1000, "wrong": 30.0}}
+    assert soup.choose(tools, candidates, parts, costly, 0.5, 2)["chosen"]["again"] == "before", "it would forget too much"
+
+
+def test_a_soup_of_toolboxes(learned, photos, tmp_path, capsys):
+    words = ["--photos", photos, "--policy", "fixed:noise.gaussian25+jpeg.quality25", "--before", "learned", "--combos", "noise+jpeg"]
+    words += ["--images", "4", "--crop", "64", "--alone", "0", "--rounds", "1", "--out", str(tmp_path)]
+    with pytest.raises(IrEnvError, match="has other weights than that of the same name before"):
+        soup.main([*words, "--after", "learned"])
+    try:
+        assert soup.main([*words, "--after", str(learned / "toolbox" / "toolbox.yaml")]) == 0
+    except IrEnvError as error:
+        assert "serves these plans better" in str(error)
+    told = json.loads((tmp_path / "soup.json").read_text())
+    changed = {name for name, choice in told["chosen"].items() if choice != "before"}
+    assert told["plans"]["after"] >= told["plans"]["before"] and changed <= {"noise.gaussian25", "jpeg.quality25"}, (
+        "no plan tells of others"
+    )
+    if changed:
+        made = load_toolbox(tmp_path / "toolbox" / "toolbox.yaml")
+        old = load_toolbox("learned")
+        assert {name for name in old.names if made[name].spec.fingerprint != old[name].spec.fingerprint} == changed
+    limit_threads(1)
