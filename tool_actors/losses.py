@@ -22,10 +22,24 @@ from tool_actors.piqe_loss import piqe_loss
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["TARGETS", "RestorationLoss", "VGGLoss", "gamma", "gradient_loss", "l1_loss", "load_loss", "schedule", "ssim_loss"]
+__all__ = [
+    "MORE",
+    "TARGETS",
+    "RestorationLoss",
+    "VGGLoss",
+    "gamma",
+    "gradient_loss",
+    "l1_loss",
+    "load_loss",
+    "mse_loss",
+    "schedule",
+    "ssim_loss",
+]
 
 TARGETS = {"l1": 0.4, "vgg": 0.1, "lpips": 0.15, "musiq": 0.1, "clipiqa": 0.1}
 """Target weights of the terms (appendix D.2)."""
+MORE = {"mse": 1.0}
+"""Terms that are not the paper's, with a weight, for whoever asks for them: of the mean squared error PSNR is the logarithm."""
 STAND_INS = {"vgg": "gradient", "lpips": "ssim", "musiq": "piqe"}
 """What takes the place, and the weight, of a term whose weights are absent."""
 TRANSITION = 0.3
@@ -93,11 +107,11 @@ def load_loss(device: str = "cpu", stand_ins: bool = True, wanted: Mapping[str, 
     Args:
         device: of the networks.
         stand_ins: put a term that needs no weights in the place of one that is absent, see :data:`STAND_INS`.
-        wanted: terms of :data:`TARGETS` to use, with their target weights.
+        wanted: terms of :data:`TARGETS` and :data:`MORE` to use, with their target weights.
     """
     for name, target in wanted.items():
-        if name not in TARGETS:
-            raise UnknownNameError("term of the loss", name, TARGETS)
+        if name not in _LOADERS:
+            raise UnknownNameError("term of the loss", name, _LOADERS)
         if not 0 <= target < math.inf:
             raise IrEnvError(f"term {name} of the loss: its weight is a number from 0 on, not {target}")
     terms, targets, absent = {}, {}, {}
@@ -124,6 +138,11 @@ def load_loss(device: str = "cpu", stand_ins: bool = True, wanted: Mapping[str, 
 def l1_loss(restored: Tensor, clean: Tensor) -> Tensor:
     """Mean absolute difference (equation 7)."""
     return F.l1_loss(restored, clean)
+
+
+def mse_loss(restored: Tensor, clean: Tensor) -> Tensor:
+    """Mean squared difference."""
+    return F.mse_loss(restored, clean)
 
 
 def gradient_loss(restored: Tensor, clean: Tensor, scales: int = 3) -> Tensor:
@@ -243,4 +262,5 @@ _LOADERS: dict[str, Callable[[str], Term]] = {
     "lpips": _lpips,
     "musiq": _musiq,
     "clipiqa": _clipiqa,
+    "mse": lambda device: mse_loss,
 }

@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--constant-lr", action="store_true", help="as in the paper; by default the rate decays along half a cosine")
     parser.add_argument("--single", type=float, default=0.5, help="share of the images that a tool sees alone")
     parser.add_argument("--clean", type=float, default=0.15, help="share of these that are clean")
-    parser.add_argument("--terms", type=_terms, help="of the loss, such as l1,vgg,lpips or l1,lpips,musiq=0.02 (default: all five)")
+    parser.add_argument("--terms", type=_terms, help="of the loss, such as l1,vgg,lpips or mse,lpips=0.002 (default: the paper's five)")
     parser.add_argument("--absolute", action="store_true", help="sum the images' losses, as in the paper, instead of their logarithms")
     parser.add_argument("--average", type=float, help="share of the running mean of the weights (default: 0.99; 0: none, as in the paper)")
     parser.add_argument("--classical", choices=("straight_through", "stop"), default="straight_through", help="their gradient")
@@ -103,12 +103,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _terms(text: str) -> dict[str, float]:
-    """``"l1,musiq=0.02"``: the weight of each term, the paper's where none is told."""
-    from tool_actors.losses import TARGETS
+    """``"l1,musiq=0.02"``: the weight of each term, by default the paper's, or 1 of one that is not the paper's."""
+    from tool_actors.losses import MORE, TARGETS
 
     pairs = [part.strip().partition("=") for part in text.split(",")]
     try:
-        return {name: float(weight) if equals else TARGETS.get(name, 0.0) for name, equals, weight in pairs}
+        return {name: float(weight) if equals else (TARGETS | MORE).get(name, 0.0) for name, equals, weight in pairs}
     except ValueError:
         raise IrEnvError(f"--terms {text}: a weight is a number, as in l1,lpips,musiq=0.02") from None
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from tool_actors import losses
 from tool_actors.errors import IrEnvError, UnknownNameError
-from tool_actors.losses import TARGETS, RestorationLoss, VGGLoss, gamma, gradient_loss, l1_loss, load_loss, schedule, ssim_loss
+from tool_actors.losses import TARGETS, RestorationLoss, VGGLoss, gamma, gradient_loss, l1_loss, load_loss, mse_loss, schedule, ssim_loss
 
 
 def _images(*values):
@@ -124,6 +124,7 @@ def test_without_weights_it_is_said_and_terms_that_need_none_stand_in(offline):
     assert load_loss(stand_ins=False).targets == {"l1": 0.4}
     with pytest.raises(UnknownNameError, match="did you mean 'lpips'"):
         load_loss(wanted={"lpip": 0.1})
+    assert load_loss(wanted={"mse": 1.0}).terms["mse"](torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.5)) == 0.25
     assert load_loss(wanted={"l1": 1.0, "musiq": 0.02}).targets == {"l1": 1.0, "piqe": 0.02}
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(IrEnvError, match="its weight is a number from 0 on"):
@@ -140,7 +141,7 @@ def test_terms_with_weights(monkeypatch):
     assert loss(images, images)[1] == pytest.approx({"l1": 0.0, "lpips": 0.2, "musiq": 0.4, "clipiqa": 0.3})
 
 
-@pytest.mark.parametrize("term", [l1_loss, gradient_loss, ssim_loss])
+@pytest.mark.parametrize("term", [l1_loss, mse_loss, gradient_loss, ssim_loss])
 def test_terms_have_gradients(term):
     generator = torch.Generator().manual_seed(0)
     restored, clean = (torch.rand(1, 3, 14, 14, generator=generator, dtype=torch.float64) for _ in range(2))
