@@ -113,7 +113,9 @@ def offline(monkeypatch):
     def unreachable(device):
         raise OSError("no network")
 
-    monkeypatch.setattr(losses, "_LOADERS", {name: load if name == "l1" else unreachable for name, load in losses._LOADERS.items()})
+    monkeypatch.setattr(
+        losses, "_LOADERS", {name: load if name in ("l1", "mse") else unreachable for name, load in losses._LOADERS.items()}
+    )
 
 
 def test_without_weights_it_is_said_and_terms_that_need_none_stand_in(offline):
