@@ -34,7 +34,6 @@ __all__ = [
     "mse_loss",
     "schedule",
     "ssim_loss",
-    ,
 ]
 
 TARGETS = {"l1": 0.4, "vgg": 0.1, "lpips": 0.15, "musiq": 0.1, "clipiqa": 0.1}
