@@ -157,6 +157,7 @@ PREFIXES: dict[str, Callable[[str, int], Planner]] = {
     "all_in_one:": lambda told, seed: _all_in_one(told),
     "beam:": lambda told, seed: _beam(told),
     "hf:": lambda told, seed: _hub(told),
+    "thrifty:": lambda told, seed: _thrifty(told, seed),
     "remote:": lambda told, seed: _remote(told),
     "remote-plan:": lambda told, seed: _remote_plan(told),
     **{f"{name}:": partial(_perceiving_by, name) for name in PERCEIVING},
@@ -168,6 +169,24 @@ def _simplecall(thrift: float = 0.0) -> Planner:
     from policies.simplecall.shipped import load_shipped
 
     planner = load_shipped()
+    planner.thrift, planner.repeats = thrift, REPEATS
+    return planner
+
+
+def _thrifty(told: str, seed: int) -> Planner:
+    """``BIAS:POLICY``: a SimpleCall-style policy that takes a tool only where it prefers it to stopping by so much."""
+    from policies.simplecall.planner import ObservationPlanner
+
+    bias, _, policy = told.partition(":")
+    try:
+        thrift = float(bias)
+    except ValueError:
+        raise IrEnvError(f"thrifty:{told}: write thrifty:BIAS:POLICY, such as thrifty:2:simplecall") from None
+    if not 0 <= thrift < float("inf"):
+        raise IrEnvError(f"thrifty:{told}: BIAS is added to the logit of stop, a number from 0 on")
+    planner = load_policy(policy, seed)
+    if not isinstance(planner, ObservationPlanner):
+        raise IrEnvError(f"thrifty:{told}: {planner.name} has no logit of stop; policies like simplecall have")
     planner.thrift, planner.repeats = thrift, REPEATS
     return planner
 
@@ -256,7 +275,8 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
 
     Args:
         policy: a name of :data:`PLANNERS`; ``fixed:tool+tool`` for a fixed plan; ``all_in_one:tool`` for an all-in-one
-            network; ``beam:width:length`` for a search; ``remote:URL#MODEL`` for a vision-language model behind an
+            network; ``beam:width:length`` for a search; ``thrifty:BIAS:POLICY`` for one like simplecall that takes a tool only where it
+            prefers it clearly; ``remote:URL#MODEL`` for a vision-language model behind an
             endpoint, asked at every step, or ``remote-plan:URL#MODEL``, asked for a whole plan; ``agenticir:URL#MODEL``, and so for all
             :data:`PERCEIVING`, for one that perceives in the encoder's place, or ``agenticir:labels`` for perception that cannot err;
             ``hf:OWNER/NAME`` for a policy of the Hugging Face hub; or the path of a checkpoint (or of a run that holds some), of a

@@ -10,7 +10,7 @@ from ir_env.planner import observation_of
 from policies.loading import load_policy
 from policies.simplecall.encoders import FrozenCLIP, SmallCNN, _Levels, _moments, _quantiles, make_encoder
 from policies.simplecall.network import FORBIDDEN, TRUST, SimpleCallNetwork
-from policies.simplecall.planner import ModulePlanner
+from policies.simplecall.planner import ModulePlanner, NetworkPlanner
 from policies.simplecall.shipped import save_policy
 from tool_actors.errors import IrEnvError, UnknownNameError
 from tool_actors.tasks import DEGRADATIONS
@@ -198,6 +198,15 @@ def test_a_shipped_policy_decides_as_the_module_it_came_from(tmp_path, env, modu
         assert all(action not in episode.applied and action != stop for action, episode in zip(chosen, episodes, strict=True))
         env.process.step(episodes, chosen)
     assert load_policy("simplecall").repeats == load_policy("simplecall_thrifty").repeats == 2
+    thrifty = load_policy(f"thrifty:1.5:{tmp_path / 'mine.safetensors'}")
+    assert isinstance(thrifty, NetworkPlanner) and (thrifty.name, thrifty.thrift, thrifty.repeats) == ("mine", 1.5, 2)
+    for wrong, message in (
+        ("thrifty:simplecall", "write thrifty:BIAS"),
+        ("thrifty:-1:simplecall", "from 0 on"),
+        ("thrifty:1:mair", "no logit"),
+    ):
+        with pytest.raises(IrEnvError, match=message):
+            load_policy(wrong)
 
 
 def test_a_shipped_policy_and_another_encoder_do_not_go_together(tmp_path, module):
