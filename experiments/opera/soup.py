@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.images < 1 or options.rounds < 1 or options.alone < 0:
         raise IrEnvError("--images and --rounds are at least 1, --alone at least 0")
+    if options.crop < 32 or options.crop % 32:
+        raise IrEnvError(f"--crop is a multiple of 32, not {options.crop}")
 
     from experiments.opera.crops import PlannedCrops
     from experiments.opera.plans import make_plans, planning
