@@ -18,7 +18,10 @@ env_config.dataset.crop_size=256 --set num_envs_per_env_runner=32 --set micro_ba
 --checkpoint-freq 12"``: four images of eight answers an iteration, 14 iterations in one to four minutes of a shared core. Without Rc an
 answer shrinks from 29 tokens to 18; with Rc it keeps its 30. README has the figure, and a table of the policies of iteration 12
 (``experiments/opera/table.py --paper 10 --samples 32 --crop 256``, whose rows are the fine-tuned policy and the folders
-``checkpoint_000000``). Tables 9 and 11 have not been measured.
+``checkpoint_000000``).
+
+Tables 9 and 11, one seed, ``--samples 96 --planner " --set model_config.start=results/opera_start.safetensors"`` and for table 9 ``--tools "
+--combos A,B,C:2 --images 500 --epochs 4 --single 0.4"``: README has them. A planner takes some 10 minutes of a core, its tools six.
 """
 
 from __future__ import annotations
