@@ -28,10 +28,11 @@ class PlannedCrops:
         dataset: makes the images.
         planned: the images and their plans; images without a plan are left out, since nothing is learned from them.
         toolbox: the tools of the plans.
-        crop: side of the crops in the clean image, a multiple of 32; images whose plans have a tool of :data:`WHOLE` are not cut.
+        crop: side of the crops in the clean image, a multiple of 32; images whose plans have a tool of :data:`WHOLE` are not cut. None
+            cuts none.
     """
 
-    def __init__(self, dataset: Dataset, planned: Sequence[Planned], toolbox: Toolbox, crop: int):
+    def __init__(self, dataset: Dataset, planned: Sequence[Planned], toolbox: Toolbox, crop: int | None):
         self.crop = crop
         self._uncut = {tool.spec.name for tool in toolbox if tool.spec.task in WHOLE}
         self.planned = [each for each in planned if each.tools]

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from tool_actors.errors import IrEnvError
+from tool_actors.errors import IrEnvError, UnknownNameError
 
 if TYPE_CHECKING:
     from ir_env.datasets import Photos
@@ -51,15 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results/soup"))
     parser.add_argument("--combos", default="A,B,C", help="degradations of the images")
     parser.add_argument("--images", type=int, default=160)
-    parser.add_argument("--crop", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--crop", type=int, default=256, help="side of the images in pixels; 0 takes whole photographs")
+    parser.add_argument("--tools", nargs="*", help="only these may change")
     parser.add_argument("--alone", type=float, default=0.5, help="what a decibel of a tool by itself is worth to one of the plans")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.images < 1 or options.rounds < 1 or options.alone < 0:
         raise IrEnvError("--images and --rounds are at least 1, --alone at least 0")
-    if options.crop < 32 or options.crop % 32:
-        raise IrEnvError(f"--crop is a multiple of 32, not {options.crop}")
+    if options.crop < 0 or options.crop % 32:
+        raise IrEnvError(f"--crop is a multiple of 32, or 0 for whole photographs, not {options.crop}")
 
     from experiments.opera.crops import PlannedCrops
     from experiments.opera.plans import make_plans, planning
@@ -72,17 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
     limit_threads(1)
     console = Console()
     before = load_toolbox(options.before)
-    candidates = gather(before, {place: load_toolbox(place) for place in options.after})
-    planner, process = planning(options.policy, options.before, options.photos, options.crop, options.combos, options.seed)
+    candidates = gather(before, {place: load_toolbox(place) for place in options.after}, options.tools)
+    planner, process = planning(options.policy, options.before, options.photos, options.crop or None, options.combos, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     with console.status("planning"):
         planned = make_plans(process, planner, options.images, options.seed, options.out / "plans.json")
-    crops = PlannedCrops(process.dataset, planned, before, options.crop)
+    crops = PlannedCrops(process.dataset, planned, before, options.crop or None)
     if not crops.keys:
         raise IrEnvError("no image has a plan with a tool: give more --images, or another --policy")
     photos = load_photos(options.photos)
     with console.status("each tool alone"):
-        alone = {name: by_itself(each, photos, min(CROP, options.crop), options.seed) for name, each in candidates.items()}
+        alone = {name: by_itself(each, photos, min(CROP, options.crop or CROP), options.seed) for name, each in candidates.items()}
     with console.status("choosing"):
         told = choose({tool.spec.name: tool for tool in before}, candidates, _parts(crops), alone, options.alone, options.rounds)
     changed = {name: candidates[name][choice].module for name, choice in told["chosen"].items() if choice != BEFORE}
@@ -94,19 +95,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def gather(before: Toolbox, after: Mapping[str, Toolbox]) -> Candidates:
+def gather(before: Toolbox, after: Mapping[str, Toolbox], only: Sequence[str] | None = None) -> Candidates:
     """The weights that each network may have: those before first; of those that are the same everywhere, none.
 
     Raises:
+        UnknownNameError: a name of ``only`` is no tool.
         IrEnvError: a tool has another form in one of the toolboxes, or nothing differs.
     """
     from experiments.opera.interpolate import between
     from tool_actors.cotraining import with_module
     from tool_actors.learned import LearnedTool
 
+    for name in only or ():
+        if name not in before.names:
+            raise UnknownNameError("tool", name, before.names)
     found: Candidates = {}
     for old in before:
         name = old.spec.name
+        if only is not None and name not in only:
+            continue
         made: dict[str, LearnedTool] = {}
         for place, toolbox in after.items():
             new = toolbox[name] if name in toolbox.names else None

@@ -248,6 +248,9 @@ def test_a_soup_of_toolboxes(learned, photos, tmp_path, capsys):
     words += ["--images", "4", "--crop", "64", "--alone", "0", "--rounds", "1", "--out", str(tmp_path)]
     with pytest.raises(IrEnvError, match="has other weights than that of the same name before"):
         soup.main([*words, "--after", "learned"])
+    for wrong, message in ((["--crop", "50"], "multiple of 32"), (["--tools", "noise.gausian25"], "did you mean 'noise.gaussian25'")):
+        with pytest.raises(IrEnvError, match=message):
+            soup.main([*words, "--after", str(learned / "toolbox" / "toolbox.yaml"), *wrong])
     try:
         assert soup.main([*words, "--after", str(learned / "toolbox" / "toolbox.yaml")]) == 0
     except IrEnvError as error:
