@@ -20,8 +20,8 @@ answer shrinks from 29 tokens to 18; with Rc it keeps its 30. README has the fig
 (``experiments/opera/table.py --paper 10 --samples 32 --crop 256``, whose rows are the fine-tuned policy and the folders
 ``checkpoint_000000``).
 
-Tables 9 and 11, one seed, ``--samples 96 --planner " --set model_config.start=results/opera_start.safetensors"`` and for table 9 ``--tools "
---combos A,B,C:2 --images 500 --epochs 4 --single 0.4"``: README has them. A planner takes some 10 minutes of a core, its tools six.
+Tables 9 and 11: README has them, of one seed with ``--samples 96 --planner " --set model_config.start=results/opera_start.safetensors"``,
+and for table 9 ``--tools " --combos A,B,C:2 --images 500 --epochs 4 --single 0.4"``. A planner takes some 10 minutes of a core, its tools 6.
 """
 
 from __future__ import annotations
