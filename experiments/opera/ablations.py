@@ -21,7 +21,7 @@ answer shrinks from 29 tokens to 18; with Rc it keeps its 30. README has the fig
 ``checkpoint_000000``).
 
 Tables 9 and 11: README has them, of one seed with ``--samples 96 --planner " --set model_config.start=results/opera_start.safetensors"``,
-and for table 9 ``--tools " --combos A,B,C:2 --images 500 --epochs 4 --single 0.4"``. A planner takes some 10 minutes of a core, its tools 6.
+and for table 9 ``--tools " --combos A,B,C:2 --images 500 --epochs 4 --single 0.4"``. A planner takes 10 minutes of a core, its tools 6.
 """
 
 from __future__ import annotations

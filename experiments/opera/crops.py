@@ -37,15 +37,21 @@ class PlannedCrops:
         self._uncut = {tool.spec.name for tool in toolbox if tool.spec.task in WHOLE}
         self.planned = [each for each in planned if each.tools]
         self._pairs = [dataset.load(each.sample) for each in self.planned]
-        self.keys = [(each.tools, _ratio(pair)) for each, pair in zip(self.planned, self._pairs, strict=True)]
+        self.keys = [
+            (each.tools, _ratio(pair), pair.degraded.shape[:2] if self._side(each.tools) is None else None)
+            for each, pair in zip(self.planned, self._pairs, strict=True)
+        ]
         """Of each image, what those that go through the tools together must share."""
 
     def part(self, places: Sequence[int], rng: np.random.Generator | None) -> Part:
         """The images at these places, which share a key, as random crops flipped at random; without a generator the crops at the middle."""
         plan = self.planned[places[0]].tools
-        cut = self.crop if self._uncut.isdisjoint(plan) else None
-        degraded, clean = zip(*(_cut(self._pairs[place], cut, rng) for place in places), strict=True)
+        degraded, clean = zip(*(_cut(self._pairs[place], self._side(plan), rng) for place in places), strict=True)
         return Part(plan, to_tensor(degraded), to_tensor(clean))
+
+    def _side(self, plan: Sequence[str]) -> int | None:
+        """Of the crops of images with this plan; None if they are not cut."""
+        return self.crop if self._uncut.isdisjoint(plan) else None
 
 
 def _cut(pair: Pair, crop: int | None, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
