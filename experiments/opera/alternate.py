@@ -14,7 +14,9 @@ same command after an interruption goes on where it stopped.
 
 Results to expect
 -----------------
-Not measured at length: each half by itself is, see ``planner.py`` and ``cotrain.py``.
+Two rounds, 96 whole photographs (the planner from ``opera/clone.py``'s start, ``--tools " --combos A,B,C:2 --images 500 --epochs 4 --single
+0.4"``): reward +1.70 with the first planner, +1.91 with its tools; +1.89 with the second planner and these tools, +1.93 with the second
+tools. A second round adds nothing that is told from chance here. Some 35 minutes of a core.
 """
 
 from __future__ import annotations
