@@ -15,7 +15,11 @@ are nearest to the clean ones, all other tools being as chosen so far. What a to
 
 Results to expect
 -----------------
-README has a soup of three toolboxes. 160 crops, 18 tools with five candidates each, two rounds: some ten minutes of a core.
+README has a soup of three toolboxes: 160 crops, 18 tools with five candidates each, two rounds, some ten minutes of a core. And the best
+system: eight epochs of ``opera/cotrain.py --terms mse,lpips=0.003 --lr 5e-4 --single 0.15 --images 800`` from that soup, with the
+combinations that have haze or low light alone; a soup of the twenty epochs and these (``--images 128 --alone 0.3``); from there the tools
+of these alone, on whole photographs (``--before`` the soup, ``--tools dark.shift dark.gamma dark.range haze.thin haze.thick --images 112
+--crop 0 --alone 0.1 --rounds 1``); then the four epochs with PIQE of ``opera/cotrain.py``.
 """
 
 from __future__ import annotations
