@@ -174,7 +174,7 @@ def _simplecall(thrift: float = 0.0) -> Planner:
 
 
 def _thrifty(told: str, seed: int) -> Planner:
-    """``BIAS:POLICY``: a SimpleCall-style policy that takes a tool only where it prefers it to stopping by so much."""
+    """``BIAS:POLICY``: a SimpleCall-style policy that takes a tool only where it prefers it to stopping by so much, and at most twice."""
     from policies.simplecall.planner import ObservationPlanner
 
     bias, _, policy = told.partition(":")
@@ -187,7 +187,7 @@ def _thrifty(told: str, seed: int) -> Planner:
     planner = load_policy(policy, seed)
     if not isinstance(planner, ObservationPlanner):
         raise IrEnvError(f"thrifty:{told}: {planner.name} has no logit of stop; policies like simplecall have")
-    planner.thrift, planner.repeats = thrift, REPEATS
+    planner.thrift, planner.repeats, planner.name = thrift, REPEATS, f"{planner.name}, thrifty {bias}"
     return planner
 
 
@@ -299,7 +299,15 @@ def load_policy(policy: str | Path | Planner, seed: int = 0) -> Planner:
         raise UnknownNameError(
             "policy",
             str(policy),
-            [*PLANNERS, "fixed:TOOL+TOOL", "all_in_one:TOOL", "remote:URL#MODEL", "remote-plan:URL#MODEL", "agenticir:URL#MODEL"],
+            [
+                *PLANNERS,
+                "fixed:TOOL+TOOL",
+                "thrifty:BIAS:POLICY",
+                "all_in_one:TOOL",
+                "remote:URL#MODEL",
+                "remote-plan:URL#MODEL",
+                "agenticir:URL#MODEL",
+            ],
             "A path to a checkpoint works too, but there is none here.",
         )
     from policies.opera.vlm import PlanSettings, VLMPlanPlanner

@@ -15,11 +15,11 @@ are nearest to the clean ones, all other tools being as chosen so far. What a to
 
 Results to expect
 -----------------
-README has a soup of three toolboxes: 160 crops, 18 tools with five candidates each, two rounds, some ten minutes of a core. And the best
-system: eight epochs of ``opera/cotrain.py --terms mse,lpips=0.003 --lr 5e-4 --single 0.15 --images 800`` from that soup, with the
-combinations that have haze or low light alone; a soup of the twenty epochs and these (``--images 128 --alone 0.3``); from there the tools
-of these alone, on whole photographs (``--before`` the soup, ``--tools dark.shift dark.gamma dark.range haze.thin haze.thick --images 112
---crop 0 --alone 0.1 --rounds 1``); then the four epochs with PIQE of ``opera/cotrain.py``.
+README has a soup of three toolboxes: 160 crops, 18 tools with three to five candidates each, two rounds, some ten minutes of a core; and
+a second one, from which four epochs with PIQE went on. That takes eight epochs of ``opera/cotrain.py --terms mse,lpips=0.003 --lr 5e-4
+--single 0.15 --images 800`` from the first, with the combinations that have haze or low light alone; a soup of the twenty epochs and these
+(``--images 128 --alone 0.3``); from there the tools of these alone, on whole photographs (``--before`` the soup, ``--tools dark.shift
+dark.gamma dark.range haze.thin haze.thick --images 112 --crop 0 --alone 0.1 --rounds 1``).
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from experiments.opera.crops import PlannedCrops
     from experiments.opera.plans import make_plans, planning
+    from experiments.resumable import keep_settings
     from ir_env.datasets import load_photos
     from ir_env.evaluation import save_json
     from tool_actors.threads import limit_threads
@@ -82,8 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     before = load_toolbox(options.before)
     candidates = gather(before, {place: load_toolbox(place) for place in options.after}, options.tools)
+    keep_settings(options.out, {name: str(value) for name, value in vars(options).items() if name != "out"})
     planner, process = planning(options.policy, options.before, options.photos, options.crop or None, options.combos, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
     with console.status("planning"):
         planned = make_plans(process, planner, options.images, options.seed, options.out / "plans.json")
     crops = PlannedCrops(process.dataset, planned, before, options.crop or None)
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         told = choose({tool.spec.name: tool for tool in before}, candidates, _parts(crops), alone, options.alone, options.rounds)
     changed = {name: candidates[name][choice].module for name, choice in told["chosen"].items() if choice != BEFORE}
     show(told, alone, console)
-    save_json(told | {"alone": alone, "settings": {name: str(value) for name, value in vars(options).items()}}, options.out / "soup.json")
+    save_json(told | {"alone": alone}, options.out / "soup.json")
     if not changed:
         raise IrEnvError(f"no tool of {', '.join(options.after)} serves these plans better than that of {options.before}")
     print(write_toolbox(before, changed, options.out / "toolbox", f"Chosen under the plans of {planner.name} from {options.after}."))

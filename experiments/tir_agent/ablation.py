@@ -13,7 +13,7 @@ Results to expect
 -----------------
 README has five rows of 12 iterations, ``--rows "w/o RL,TIR-Agent,w/o w,w/o decouple,w/o MAR" --iterations 12 --images 32 --cpus 1`` with
 ``--grpo "lr=3e-4 num_cpus_for_main_process=1 env_config.dataset.split=all env_config.dataset.images=240"`` and the fine-tuning of the base
-as ``sft-both``: PSNR and PIQE tell the rows apart, their rewards do not. 29 minutes beside other jobs, two rows at a time.
+as ``sft-both``: PSNR and PIQE tell most rows apart, their rewards hardly. 29 minutes beside other jobs, two rows at a time.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def test_a_shipped_policy_decides_as_the_module_it_came_from(tmp_path, env, modu
         env.process.step(episodes, chosen)
     assert load_policy("simplecall").repeats == load_policy("simplecall_thrifty").repeats == 2
     thrifty = load_policy(f"thrifty:1.5:{tmp_path / 'mine.safetensors'}")
-    assert isinstance(thrifty, NetworkPlanner) and (thrifty.name, thrifty.thrift, thrifty.repeats) == ("mine", 1.5, 2)
+    assert isinstance(thrifty, NetworkPlanner) and (thrifty.name, thrifty.thrift, thrifty.repeats) == ("mine, thrifty 1.5", 1.5, 2)
     for wrong, message in (
         ("thrifty:simplecall", "write thrifty:BIAS"),
         ("thrifty:-1:simplecall", "from 0 on"),
