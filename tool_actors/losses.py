@@ -114,6 +114,8 @@ def load_loss(device: str = "cpu", stand_ins: bool = True, wanted: Mapping[str, 
             raise UnknownNameError("term of the loss", name, _LOADERS)
         if not 0 <= target < math.inf:
             raise IrEnvError(f"term {name} of the loss: its weight is a number from 0 on, not {target}")
+    if not any(wanted.values()):
+        raise IrEnvError("a loss without any weight teaches nothing: give one of its terms more than 0")
     terms, targets, absent = {}, {}, {}
     for name, target in wanted.items():
         used = name

@@ -128,6 +128,8 @@ def test_without_weights_it_is_said_and_terms_that_need_none_stand_in(offline):
         load_loss(wanted={"lpip": 0.1})
     assert load_loss(wanted={"mse": 1.0}).terms["mse"](torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.5)) == 0.25
     assert load_loss(wanted={"l1": 1.0, "musiq": 0.02}).targets == {"l1": 1.0, "piqe": 0.02}
+    with pytest.raises(IrEnvError, match="teaches nothing"):
+        load_loss(wanted={"l1": 0.0})
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(IrEnvError, match="its weight is a number from 0 on"):
             load_loss(wanted={"l1": weight})
