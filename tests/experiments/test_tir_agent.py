@@ -227,6 +227,7 @@ def test_an_interrupted_run_ends_the_same(demos, tuned, tmp_path):
         fine_tune(tmp_path / "nowhere", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_of_what_there_is_and_the_sweep_goes_on(demos, tuned, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()

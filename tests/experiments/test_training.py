@@ -193,6 +193,7 @@ def test_bad_experiments_and_checkpoints_are_named(small, command, tmp_path):
 # -- sweeps ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_what_succeeded_and_names_what_failed(small, command, ray_cluster, tmp_path):
     sweep = (*small, "--set=model_config.hidden={grid_search: [[8], wide]}", "--storage=.", "--name=sweep", "--samples=4")
     said = command("rllib", *sweep, "--stop=training_iteration=1", cwd=tmp_path)
