@@ -27,8 +27,8 @@ README has the table of three rounds with ``--absolute --average 0 --terms l1,vg
 of the first with ``--epochs 8 --single 0.4 --seed 1``, then that of the second with ``--policy`` of the planner, ``--images 600 --epochs 6
 --single 0.3 --seed 2``; and of epochs from halfway back (:mod:`experiments.opera.interpolate`): ``--policy`` of the planner, ``--combos
 A,B,C:2 --images 800 --epochs 4 --single 0.4 --terms l1,vgg,lpips``, stopped after the third. An epoch of 1000 images takes some 90 s of one
-core, and the plans some two minutes. With PIQE among the
-terms, as by default: ``--policy`` of the planner, ``--combos A,B,C:2 --images 500 --epochs 4 --single 0.4``.
+core, and the plans some two minutes. With PIQE among the terms, as by default: ``--policy`` of the planner, ``--combos A,B,C:2 --images 500
+--epochs 4 --single 0.4``.
 """
 
 from __future__ import annotations

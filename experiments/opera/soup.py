@@ -75,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     from experiments.resumable import keep_settings
     from ir_env.datasets import load_photos
     from ir_env.evaluation import save_json
+    from tool_actors.cotraining import batches
     from tool_actors.threads import limit_threads
     from tool_actors.toolboxes import load_toolbox
     from tool_actors.trained_toolbox import write_toolbox
@@ -90,11 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
     crops = PlannedCrops(process.dataset, planned, before, options.crop or None)
     if not crops.keys:
         raise IrEnvError("no image has a plan with a tool: give more --images, or another --policy")
+    parts = [crops.part(places, None) for batch in batches(crops.keys, AT_ONCE, np.random.default_rng(0)) for places in batch]
     photos = load_photos(options.photos)
     with console.status("each tool alone"):
         alone = {name: by_itself(each, photos, min(CROP, options.crop or CROP), options.seed) for name, each in candidates.items()}
     with console.status("choosing"):
-        told = choose({tool.spec.name: tool for tool in before}, candidates, _parts(crops), alone, options.alone, options.rounds)
+        told = choose({tool.spec.name: tool for tool in before}, candidates, parts, alone, options.alone, options.rounds)
     changed = {name: candidates[name][choice].module for name, choice in told["chosen"].items() if choice != BEFORE}
     show(told, alone, console)
     save_json(told | {"alone": alone}, options.out / "soup.json")
@@ -208,13 +210,6 @@ def show(told: Mapping[str, Any], alone: Mapping[str, Mapping[str, float]], cons
     console.print(
         f"plans: {plans[BEFORE]:.2f} dB before, {plans['after']:.2f} after; alone {single:+.2f} dB, the mean of {len(alone)} tools"
     )
-
-
-def _parts(crops: Any) -> list[Part]:
-    by_key: dict[Any, list[int]] = {}
-    for place, key in enumerate(crops.keys):
-        by_key.setdefault(key, []).append(place)
-    return [crops.part(places[at : at + AT_ONCE], None) for places in by_key.values() for at in range(0, len(places), AT_ONCE)]
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def test_a_soup_takes_of_each_tool_what_serves_the_plans():
     assert soup.choose(tools, candidates, parts, costly, 0.5, 2)["chosen"]["again"] == "before", "it would forget too much"
 
 
-def test_a_soup_of_toolboxes(learned, photos, tmp_path, capsys):
+def test_a_soup_of_toolboxes(learned, photos, tmp_path):
     words = ["--photos", photos, "--policy", "fixed:noise.gaussian25+jpeg.quality25", "--before", "learned", "--combos", "noise+jpeg"]
     words += ["--images", "4", "--crop", "64", "--alone", "0", "--rounds", "1", "--out", str(tmp_path)]
     with pytest.raises(IrEnvError, match="has other weights than that of the same name before"):
